@@ -1,0 +1,222 @@
+"""What moves: a PostgreSQL credential, the JSON of a secret's version as a frozen value."""
+
+import ipaddress
+import json
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NoReturn, Self
+
+from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
+from rotation_lambda.event import json_type
+
+MAX_SECRET_BYTES = 65536  # AWS: «Secrets Manager quotas», secret value size
+_MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
+_DEFAULT_PORT = 5432
+_ENGINES = ("postgres", "aurora-postgresql")
+_KEYS = {"tls_server_name": "tlsServerName", "rotation_host": "rotationHost", "rotation_port": "rotationPort"}
+_HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
+_PORT = re.compile(r"[0-9]{1,5}")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+class SslMode(StrEnum):
+    """libpq's sslmode without `allow` and `prefer`, which downgrade (PostgreSQL 32.19, SSL Support)."""
+
+    DISABLE = "disable"
+    REQUIRE = "require"
+    VERIFY_CA = "verify-ca"
+    VERIFY_FULL = "verify-full"
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A login to one database: where, as whom, with which password, over which TLS.
+
+    `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
+    function's PGSSLMODE, `sslmode` is None.
+    """
+
+    host: str
+    port: int
+    dbname: str
+    username: str
+    password: str = field(repr=False)
+    sslmode: SslMode | None = None
+    tls_server_name: str | None = None
+    rotation_host: str | None = None
+    rotation_port: int | None = None
+    masterarn: str | None = None
+    document: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read the JSON of a secret (AWS: «JSON structure of Secrets Manager secrets», PostgreSQL).
+
+        Raises InvalidSecretError, which names the key and never quotes a value of the secret's.
+        """
+        keys = _Keys(_read_object(text))
+        keys.check_engine()
+        return cls(
+            host=keys.host("host"),
+            port=keys.port("port") or _DEFAULT_PORT,
+            dbname=keys.name("dbname", default="postgres"),
+            username=keys.name("username"),
+            password=keys.text("password"),
+            sslmode=keys.sslmode(),
+            tls_server_name=keys.host("tlsServerName", default="") or None,
+            rotation_host=keys.host("rotationHost", default="") or None,
+            rotation_port=keys.port("rotationPort"),
+            masterarn=keys.text("masterarn", default="") or None,
+            document=MappingProxyType(keys.document),
+        )
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Where the rotation connects: the secret's rotationHost and rotationPort, or else its host and port."""
+        return self.rotation_host or self.host, self.rotation_port or self.port
+
+    def with_password(self, password: str) -> Self:
+        """Return the same login with another password; every other key of the document stays, in its order."""
+        return replace(self, password=password, document=MappingProxyType({**self.document, "password": password}))
+
+    def to_json(self) -> str:
+        """Return the document as Secrets Manager stores it; InvalidSecretError where it has grown too large."""
+        text = json.dumps(dict(self.document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        if (size := len(text.encode())) > MAX_SECRET_BYTES:
+            raise InvalidSecretError(
+                f"With the new password the secret has {size} bytes; {MAX_SECRET_BYTES} is the most."
+            )
+        return text
+
+    def check_same_login(self, current: "Credential", version: str) -> None:
+        """Return when AWSPENDING logs in where and as AWSCURRENT does; otherwise raise CredentialMismatchError.
+
+        Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
+        password is changed (AWS: «Lambda rotation functions», set_secret).
+        """
+        names = [name.name for name in fields(self) if name.name not in {"password", "document"}]
+        different = [_KEYS.get(name, name) for name in names if getattr(self, name) != getattr(current, name)]
+        if different:
+            raise CredentialMismatchError(
+                f"AWSPENDING (version {version}) is for another login than AWSCURRENT: {', '.join(different)} differ."
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Keys:
+    """The secret's keys, read one at a time; what cannot be used raises InvalidSecretError by the key's name."""
+
+    document: dict[str, object] = field(repr=False)
+
+    def text(self, key: str, *, default: str | None = None) -> str:
+        if key not in self.document:
+            if default is None:
+                raise InvalidSecretError(f"`{key}` is missing from the secret.")
+            return default
+        value = self.document[key]
+        if not isinstance(value, str):
+            raise InvalidSecretError(f"`{key}` is {json_type(value)}, not a string.")
+        if not value:
+            raise InvalidSecretError(f"`{key}` is empty.")
+        if _CONTROL.search(value):
+            raise InvalidSecretError(f"`{key}` holds a control character (a line end, perhaps).")
+        return value
+
+    def name(self, key: str, *, default: str | None = None) -> str:
+        value = self.text(key, default=default)
+        if (size := len(value.encode())) > _MAX_NAME_BYTES:
+            raise InvalidSecretError(f"`{key}` has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.")
+        return value
+
+    def host(self, key: str, *, default: str | None = None) -> str:
+        """One host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
+        value = self.text(key, default=default)
+        if value == default or _HOST_NAME.fullmatch(value) or _is_ipv6(value):
+            return value
+        raise InvalidSecretError(
+            f"`{key}` is not one host name or address.",
+            hint=f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string.",
+        )
+
+    def port(self, key: str) -> int | None:
+        value = self.document.get(key, "")
+        if value == "":
+            return None
+        if isinstance(value, str) and _PORT.fullmatch(value):
+            value = int(value)
+        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:  # noqa: PLR2004
+            return value
+        raise InvalidSecretError(f"`{key}` is not a port: a number from 1 to 65535, as a number or a string of digits.")
+
+    def check_engine(self) -> None:
+        if self.text("engine", default=_ENGINES[0]) not in _ENGINES:
+            raise InvalidSecretError(
+                f"`engine` is not one of {', '.join(_ENGINES)}: this function rotates PostgreSQL only."
+            )
+
+    def sslmode(self) -> SslMode | None:
+        """Read `sslmode`, or else `ssl`, more strictly than AWS does: true or absent means no less than verify-full."""
+        ssl = self.document.get("ssl", True)
+        if not isinstance(ssl, bool):
+            raise InvalidSecretError(
+                f"`ssl` is {json_type(ssl)}, not true or false.",
+                hint="Remove `ssl` and say what you mean in `sslmode`.",
+            )
+        if "sslmode" not in self.document:
+            if "ssl" not in self.document:
+                return None
+            return SslMode.VERIFY_FULL if ssl else SslMode.DISABLE
+        mode = self.text("sslmode")
+        if mode not in set(SslMode):
+            raise InvalidSecretError(f"`sslmode` is not one of {', '.join(SslMode)}; allow and prefer would downgrade.")
+        return SslMode(mode)
+
+
+def _read_object(text: str) -> dict[str, object]:
+    try:
+        document = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        json.dumps(document, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON: line {error.lineno}, column {error.colno}"
+    except UnicodeEncodeError:
+        problem = "holds half of a surrogate pair, which is not a character"
+    except (ValueError, RecursionError):
+        problem = "holds a number or a nesting too large to read"
+    else:
+        if isinstance(document, dict):
+            return document
+        problem = f"is {json_type(document)}, not a JSON object"
+    # Raised here, not above: a JSONDecodeError holds the whole secret, and would go along as the cause.
+    raise InvalidSecretError(f"The secret {problem}.")
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise InvalidSecretError("The secret has a key twice, so that nobody can tell which value counts.")
+    return document
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise InvalidSecretError(f"The secret holds {constant}, which JSON does not have (RFC 8259, section 6).")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError
+    return value
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        address = ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return address.scope_id is None  # a zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too

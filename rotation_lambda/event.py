@@ -1,0 +1,89 @@
+"""What is asked: the event with which Secrets Manager invokes the function, once for each step of a rotation."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Self
+
+from rotation_lambda.errors import InvalidEventError
+
+_SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[\w/+=.@!-]+", re.ASCII)
+_PLAIN = re.compile(r"[!-~]+")
+
+
+class Step(StrEnum):
+    """The four steps, in their order (AWS: «Lambda rotation functions»)."""
+
+    CREATE_SECRET = "createSecret"
+    SET_SECRET = "setSecret"
+    TEST_SECRET = "testSecret"
+    FINISH_SECRET = "finishSecret"
+
+
+@dataclass(frozen=True, slots=True)
+class RotationEvent:
+    """One step for one version of one secret."""
+
+    step: Step
+    secret_id: str
+    client_request_token: str
+    rotation_token: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def parse(cls, event: object) -> Self:
+        """Return the event as a value; raise InvalidEventError, naming the key, for anything else than one.
+
+        Keys that are not known are passed over, since AWS may add some. RotationToken is never quoted: it identifies
+        who may store the new version (AWS: RotateSecret across accounts).
+        """
+        if not isinstance(event, Mapping):
+            raise InvalidEventError(f"The event is {json_type(event)}, not an object.")
+        step = _text(event, "Step")
+        if step not in set(Step):
+            raise InvalidEventError(f"Step is {_quote(step)}, not one of {', '.join(Step)}.")
+        secret_id = _text(event, "SecretId")
+        if not _SECRET_ARN.fullmatch(secret_id):
+            raise InvalidEventError(
+                f"SecretId is {_quote(secret_id)}, not the ARN of a secret.",
+                hint="Pass the secret's whole ARN; «aws secretsmanager describe-secret» prints it.",
+            )
+        token = _text(event, "ClientRequestToken")
+        if not _PLAIN.fullmatch(token):
+            raise InvalidEventError("ClientRequestToken holds a character that no version id has.")
+        if not 32 <= len(token) <= 64:  # noqa: PLR2004
+            raise InvalidEventError(f"ClientRequestToken has {len(token)} characters; a version id has 32 to 64.")
+        rotation_token = None if event.get("RotationToken") is None else _text(event, "RotationToken")
+        return cls(Step(step), secret_id, token, rotation_token)
+
+
+def _text(event: Mapping[object, object], key: str) -> str:
+    if key not in event:
+        raise InvalidEventError(f"{key} is missing from the event.")
+    value = event[key]
+    if not isinstance(value, str):
+        raise InvalidEventError(f"{key} is {json_type(value)}, not a string.")
+    if not value:
+        raise InvalidEventError(f"{key} is empty.")
+    return value
+
+
+def _quote(value: str) -> str:
+    return ascii(value if len(value) <= 80 else value[:80] + "…")  # noqa: PLR2004
+
+
+def json_type(value: object) -> str:
+    """Return JSON's word for the type of a value (RFC 8259, section 3)."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return "a boolean"
+        case int() | float():
+            return "a number"
+        case str():
+            return "a string"
+        case list():
+            return "an array"
+        case _:
+            return "an object"

@@ -1,0 +1,157 @@
+"""Where credentials are kept: AWS Secrets Manager, one method for one API call and one IAM action."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from rotation_lambda.errors import (
+    AccessDeniedError,
+    InvalidSecretError,
+    MissingVersionError,
+    RotationError,
+    SecretDeletedError,
+    SecretNotFoundError,
+    SecretsManagerError,
+)
+from rotation_lambda.staging import SecretVersions, StagingLabel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from rotation_lambda.settings import PasswordPolicy
+
+_Answer = TypeVar("_Answer")
+_ACCESS_DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
+_KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
+
+
+@dataclass(frozen=True, slots=True)
+class SecretsManager:
+    """One secret in Secrets Manager.
+
+    Every method raises SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote
+    what was sent, so they never leave this file.
+    """
+
+    client: SecretsManagerClient
+    secret_id: str
+
+    def describe_secret(self) -> SecretVersions:
+        """Return the staging labels as they are now (AWS: DescribeSecret)."""
+        answer = self._ask("DescribeSecret", None, lambda: self.client.describe_secret(SecretId=self.secret_id))
+        return SecretVersions(
+            labels={version: frozenset(labels) for version, labels in answer.get("VersionIdsToStages", {}).items()},
+            rotation_enabled=answer.get("RotationEnabled"),
+            deleted="DeletedDate" in answer,
+        )
+
+    def get_secret_value(self, version: str) -> str:
+        """Return what a version holds (AWS: GetSecretValue); MissingVersionError where it has no value.
+
+        Asked by version id, since a label can have moved since DescribeSecret.
+        """
+        answer = self._ask(
+            "GetSecretValue",
+            version,
+            lambda: self.client.get_secret_value(SecretId=self.secret_id, VersionId=version),
+        )
+        if "SecretString" not in answer:
+            raise InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
+        return answer["SecretString"]
+
+    def get_random_password(self, policy: PasswordPolicy) -> str:
+        """Return a new password made by Secrets Manager's own random source (AWS: GetRandomPassword)."""
+        answer = self._ask(
+            "GetRandomPassword",
+            None,
+            lambda: self.client.get_random_password(
+                PasswordLength=policy.length,
+                ExcludeCharacters=policy.exclude_characters,
+                ExcludeNumbers=policy.exclude_numbers,
+                ExcludePunctuation=policy.exclude_punctuation,
+                ExcludeUppercase=policy.exclude_uppercase,
+                ExcludeLowercase=policy.exclude_lowercase,
+                RequireEachIncludedType=policy.require_each_included_type,
+            ),
+        )
+        return answer["RandomPassword"]
+
+    def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
+        """Store a value in the version and leave AWSPENDING on it (AWS: PutSecretValue).
+
+        Returns False, storing nothing, where the version has another value already: a twin of this step was faster.
+        VersionStages is always sent: without it the version would become AWSCURRENT at once. The rotation token is
+        sent where Secrets Manager gave one: a rotation with an assumed role or across accounts needs it.
+        """
+        extra = {} if rotation_token is None else {"RotationToken": rotation_token}
+
+        def put() -> bool:
+            try:
+                self.client.put_secret_value(
+                    SecretId=self.secret_id,
+                    ClientRequestToken=version,
+                    SecretString=value,
+                    VersionStages=[StagingLabel.PENDING],
+                    **extra,
+                )
+            except self.client.exceptions.ResourceExistsException:
+                return False
+            return True
+
+        return self._ask("PutSecretValue", version, put)
+
+    def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None:
+        """Move a label from one version to another in one call (AWS: UpdateSecretVersionStage).
+
+        Secrets Manager moves AWSPREVIOUS by itself, and AWSPENDING is left alone: taking it away in a call of its own
+        can make Secrets Manager believe that the rotation did not complete.
+        """
+        self._ask(
+            "UpdateSecretVersionStage",
+            move_to,
+            lambda: self.client.update_secret_version_stage(
+                SecretId=self.secret_id, VersionStage=label, MoveToVersionId=move_to, RemoveFromVersionId=remove_from
+            ),
+        )
+
+    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer]) -> _Answer:
+        """Make a call, and turn botocore's exceptions into this project's."""
+        try:
+            return call()
+        except ClientError as error:
+            failure = _read(error, operation, self.secret_id, version)
+        except BotoCoreError as error:
+            # Only the class's name: a ParamValidationError, for one, quotes the parameters.
+            failure = SecretsManagerError(f"{operation} got no answer from Secrets Manager: {type(error).__name__}.")
+        # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit
+        # runs while the exception is being handled, could not keep it out).
+        raise failure
+
+
+def _read(error: ClientError, operation: str, secret_id: str, version: str | None) -> RotationError:
+    code = error.response.get("Error", {}).get("Code", "")
+    message = error.response.get("Error", {}).get("Message", "")
+    if code == "ResourceNotFoundException":
+        if version is None:
+            return SecretNotFoundError(f"Secrets Manager does not know the secret {secret_id}.")
+        return MissingVersionError(f"Version {version} has no value.")
+    if code == "InvalidRequestException" and "delet" in message:
+        return SecretDeletedError("The secret is marked for deletion.")
+    if code in _ACCESS_DENIED:
+        # Of the messages only this one is quoted: it names the action and the resource, and never a value.
+        return AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {_one_line(message)}")
+    if code in _KEY_TROUBLE:
+        return AccessDeniedError(
+            f"{operation} could not use the secret's KMS key ({code}): {_one_line(message)}",
+            hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the function's role; is it enabled?",
+        )
+    return SecretsManagerError(f"{operation} failed with {code}.")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:500]
