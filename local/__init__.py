@@ -1,0 +1,1 @@
+"""The outside world of a rotation on one machine: stand-ins for RDS, Secrets Manager and its rotation schedule."""

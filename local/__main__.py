@@ -1,0 +1,196 @@
+"""Rotate a PostgreSQL credential on this machine through the function itself, and tell what happens."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import re
+import signal
+import sys
+import time
+from contextlib import closing, nullcontext
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, NoReturn
+
+import psycopg2
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from local import rotation
+from local.stack import SECRET_NAME, USERNAME, Stack, run_stack
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+LABELS = ("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS")
+ROW = "{:<17}{:<12}{:<14}{:<14}{}"
+CONTEXT = SimpleNamespace(
+    function_name="rotation",
+    memory_limit_in_mb=256,
+    invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:rotation",
+    aws_request_id="local",
+    get_remaining_time_in_millis=lambda: 60_000,
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Do what the command line asks; return the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
+    parser.add_argument("--times", type=_positive, default=1, metavar="N", help="rotate N times in a row (default: 1)")
+    parser.add_argument("--logs", action="store_true", help="show the function's log lines, on standard error")
+    parser.add_argument(
+        "--serve", action="store_true", help="keep both servers running until Ctrl-C, and rotate nothing"
+    )
+    options = parser.parse_args(arguments)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    console = Console(highlight=False, soft_wrap=True)
+    try:
+        with run_stack() as stack:
+            if options.serve:
+                _serve(stack, console)
+            function = _load_function(stack, logs=options.logs)
+            for _ in range(options.times):
+                _rotate(stack, function, console)
+    except KeyboardInterrupt:
+        console.print("\nStopped; both servers are down, and nothing of them is left.")
+        return 0 if options.serve else 128 + signal.SIGINT
+    return 0
+
+
+def _rotate(stack: Stack, function: Callable[[dict[str, str]], object], console: Console) -> None:
+    """Rotate once, row by row: where the labels are, and which version the database accepts."""
+    manager, postgres = stack.secrets_manager, stack.postgres
+    client = manager.client()
+    before = _password(stack, "AWSCURRENT")
+    calls, log, seconds = {}, "", 0.0
+    rows: list[tuple[str, ...]] = []
+    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+
+        def tell(name: str) -> None:
+            labels = rotation.labels(client, stack.secret_arn)
+            rows.append((name, *(labels.cell(label) for label in LABELS), _accepted(stack)))
+            if live is None:
+                console.print(ROW.format(*rows[-1]))
+            else:
+                live.update(_table(rows), refresh=True)
+
+        token = rotation.begin(client, stack.secret_arn, manager.function_arn)
+        if live is None:
+            console.print(ROW.format("", *LABELS, "the database accepts"))
+        tell("before")
+        for step in rotation.STEPS:
+            manager.calls.clear()
+            logged = len(postgres.log())
+            began = time.monotonic()
+            rotation.invoke_steps(function, stack.secret_arn, token, steps=[step])
+            seconds += time.monotonic() - began
+            calls[step] = len(manager.calls)
+            log += postgres.log()[logged:]
+            tell(step)
+    after = _password(stack, "AWSCURRENT")
+    logins, refused = log.count("connection authorized: "), log.count("password authentication failed")
+    console.print()
+    console.print(f"The old password is {_answer(stack, before)}, the new one is {_answer(stack, after)}.")
+    console.print(f"Logins were by {_method(log)} over {_tls(stack, after)}, the server's certificate verified.")
+    console.print(
+        f"{sum(calls.values())} calls to Secrets Manager ({', '.join(f'{step} {n}' for step, n in calls.items())}), "
+        f"{logins + refused} logins of which {refused} refused, {seconds:.2f} seconds.\n"
+    )
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> Table:
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    for title, style in zip(("", *LABELS, "the database accepts"), ("bold", "", "", "dim", "green"), strict=True):
+        table.add_column(title, style=style, no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _password(stack: Stack, label: str) -> str:
+    value = stack.secrets_manager.client().get_secret_value(SecretId=stack.secret_arn, VersionStage=label)
+    return str(json.loads(value["SecretString"])["password"])
+
+
+def _accepted(stack: Stack) -> str:
+    """Try every version that has a label and a value, and return the ids of those that log in."""
+    client, accepted = stack.secrets_manager.client(), []
+    labels = rotation.labels(client, stack.secret_arn)
+    for version in dict.fromkeys(labels.versions.values()):
+        if version not in labels.empty:
+            value = client.get_secret_value(SecretId=stack.secret_arn, VersionId=version)["SecretString"]
+            if _answer(stack, json.loads(value)["password"]) == "accepted":
+                accepted.append(version[:4])
+    return " ".join(accepted) or "none"
+
+
+def _answer(stack: Stack, password: str) -> str:
+    try:
+        stack.postgres.connect(USERNAME, password).close()
+    except psycopg2.OperationalError as error:
+        if "password authentication failed" in str(error):
+            return "refused"
+        raise
+    return "accepted"
+
+
+def _method(log: str) -> str:
+    """Tell from the server's log how it authenticated the function (log_connections, PostgreSQL 14 and newer)."""
+    return " and ".join(sorted(set(re.findall(r'connection authenticated: identity="[^"]*" method=(\S+)', log))))
+
+
+def _tls(stack: Stack, password: str) -> str:
+    with closing(stack.postgres.connect(USERNAME, password)) as connection:
+        return str(connection.info.ssl_attribute("protocol"))
+
+
+def _load_function(stack: Stack, *, logs: bool) -> Callable[[dict[str, str]], object]:
+    """Import the handler into the stack's environment, as Lambda would, and give it a context."""
+    for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
+        del os.environ[name]
+    os.environ.update(stack.environment)
+    from rotation_lambda.handler import lambda_handler, logger  # noqa: PLC0415 - the environment has to be there first
+
+    logger.handlers[0].setStream(sys.stderr if logs else io.StringIO())  # type: ignore[attr-defined]
+    return lambda event: lambda_handler(event, CONTEXT)  # type: ignore[arg-type]
+
+
+def _serve(stack: Stack, console: Console) -> NoReturn:
+    """Say how to talk to both servers, and wait for Ctrl-C."""
+    postgres = stack.postgres
+    read = f"aws secretsmanager get-secret-value --secret-id {SECRET_NAME} --query SecretString --output text"
+    password = f"$({read} | python3 -c 'import json, sys; print(json.load(sys.stdin)[\"password\"])')"
+    console.print(f"Secrets Manager  {stack.secrets_manager.endpoint_url}")
+    console.print(f"secret           {stack.secret_arn}")
+    console.print(f"PostgreSQL       {postgres.host}:{postgres.port}, role {USERNAME}, log {postgres.log_file}")
+    console.print("\nFor a shell, and for the function:\n")
+    for name, value in stack.environment.items():
+        console.print(f"  export {name}={value}")
+    console.print("\nThe secret, and a session with it:\n")
+    console.print(f"  {read}")
+    console.print(
+        f'  PGPASSWORD="{password}" psql "host={postgres.host} port={postgres.port} user={USERNAME} dbname=postgres '
+        f'sslmode=verify-full sslrootcert={postgres.ca_file}"'
+    )
+    console.print("\nCtrl-C ends both.")
+    while True:
+        signal.pause()
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    raise SystemExit(128 + number)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+if __name__ == "__main__":
+    sys.exit(main())
