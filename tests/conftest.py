@@ -1,0 +1,167 @@
+"""The real servers, started once for a run, and what a test puts into them."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from local.postgres import PostgresServer, run_postgres
+from local.secrets_manager import SecretsManagerServer, run_secrets_manager
+from rotation_lambda import handler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TALKATIVE = {
+    "log_connections": "on",
+    "log_statement": "all",
+    "log_min_duration_statement": "0",
+    "log_min_error_statement": "debug5",
+    "shared_preload_libraries": "pg_stat_statements",
+    "pg_stat_statements.track_utility": "on",
+}
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let nothing of this machine's AWS, PostgreSQL or Powertools settings reach a test."""
+    for name in list(os.environ):
+        if name.startswith(("AWS_", "PG", "POWERTOOLS_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL with TLS that logs all it can, as a nosy administrator would have it."""
+    with run_postgres(settings=TALKATIVE) as server:
+        server.query("CREATE EXTENSION pg_stat_statements")
+        yield server
+
+
+@pytest.fixture(scope="session")
+def postgres_of(postgres: PostgresServer) -> Iterator[Callable[[int], PostgresServer]]:
+    """Each PostgreSQL that there is a wheel of, started when it is first asked for; 16 and 18 are built without TLS."""
+    servers = {17: postgres}
+    with ExitStack() as stack:
+
+        def start(version: int) -> PostgresServer:
+            if version not in servers:
+                servers[version] = stack.enter_context(run_postgres(version=version))
+            return servers[version]
+
+        yield start
+
+
+@pytest.fixture(scope="session")
+def secrets_manager() -> Iterator[SecretsManagerServer]:
+    with run_secrets_manager() as server:
+        yield server
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role of a real server, and the password it was made with."""
+
+    server: PostgresServer
+    name: str
+    password: str
+
+    def lets_in(self, password: str) -> bool:
+        """Ask the server itself whether the password is the role's."""
+        try:
+            self.server.connect(self.name, password).close()
+        except psycopg2.OperationalError as error:
+            if "password authentication failed" in str(error):
+                return False
+            raise
+        return True
+
+    def alter(self, clause: str) -> None:
+        """ALTER ROLE … clause, as the superuser."""
+        self.server.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(self.name), sql.SQL(clause)))
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The secret's JSON for this role."""
+        login = {"username": self.name, "password": self.password}
+        return {"engine": "postgres", "host": self.server.host, "port": self.server.port, "dbname": "postgres", **login}
+
+
+@pytest.fixture
+def make_role() -> Iterator[Callable[..., Role]]:
+    """Make roles; they are dropped at the end."""
+    made: list[Role] = []
+
+    def make(server: PostgresServer, name: str | None = None, password: str | None = None, options: str = "") -> Role:
+        role = Role(server, name or f"app_{uuid4().hex[:8]}", password or f"old-{secrets.token_urlsafe(18)}")
+        server.query(
+            sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} {}").format(
+                sql.Identifier(role.name), sql.Literal(role.password), sql.SQL(options)
+            )
+        )
+        made.append(role)
+        return role
+
+    yield make
+    for role in made:
+        if role.server.pid is None:  # the whole server is gone already
+            continue
+        role.server.query(sql.SQL("DROP ROLE {}").format(sql.Identifier(role.name)))
+
+
+@dataclass(frozen=True, slots=True)
+class Secret:
+    """A secret in the real HTTP emulator."""
+
+    server: SecretsManagerServer
+    arn: str
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """Which version has which label."""
+        stages = self.server.client().describe_secret(SecretId=self.arn)["VersionIdsToStages"]
+        return {label: version for version, labels in stages.items() for label in labels}
+
+    def document(self, label: str = "AWSCURRENT") -> dict[str, Any]:
+        """Read what the version with this label holds."""
+        value = self.server.client().get_secret_value(SecretId=self.arn, VersionStage=label)["SecretString"]
+        return dict(json.loads(value))
+
+
+@pytest.fixture
+def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Secret]:
+    def make(value: object) -> Secret:
+        text = value if isinstance(value, str) else json.dumps(value)
+        return Secret(secrets_manager, secrets_manager.create_secret(f"test/app/{uuid4().hex}", text))
+
+    return make
+
+
+@pytest.fixture
+def invoke(
+    secrets_manager: SecretsManagerServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[[object], None]]:
+    """Invoke the real handler, in an environment as the template would give it."""
+    for name, value in {**secrets_manager.environment, "PGSSLROOTCERT": str(postgres.ca_file)}.items():
+        monkeypatch.setenv(name, value)
+    handler._client.cache_clear()
+    context = SimpleNamespace(
+        function_name="rotation",
+        memory_limit_in_mb=256,
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:rotation",
+        aws_request_id="test",
+        get_remaining_time_in_millis=lambda: 60_000,
+    )
+    yield lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
+    handler._client.cache_clear()

@@ -1,0 +1,260 @@
+"""The real handler on the real stack: whole rotations, repeated steps, refused invocations, and what it logs."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local import rotation
+from rotation_lambda import __version__, errors, handler
+from tests.leaks import everything_in
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from local.postgres import PostgresServer
+    from tests.conftest import Role, Secret
+
+Invoke = rotation.Invoke
+Log = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def role(postgres: PostgresServer, make_role: Callable[..., Role]) -> Role:
+    return make_role(postgres)
+
+
+@pytest.fixture
+def secret(role: Role, make_secret: Callable[[object], Secret]) -> Secret:
+    return make_secret({**role.document, "note": "kept"})
+
+
+def begin(secret: Secret) -> str:
+    return rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
+
+
+def event(secret: Secret, token: str, step: str) -> dict[str, str]:
+    return {"Step": step, "SecretId": secret.arn, "ClientRequestToken": token}
+
+
+class TestRotation:
+    @pytest.mark.parametrize("times", [1, 2, 3])
+    def test_leaves_the_new_password_current_and_alone(
+        self, times: int, role: Role, secret: Secret, invoke: Invoke
+    ) -> None:
+        for _ in range(times):
+            before = secret.document()
+            token = begin(secret)
+            rotation.invoke_steps(invoke, secret.arn, token)
+            after = secret.document()
+            assert secret.labels["AWSCURRENT"] == token
+            assert list(after) == list(before)
+            assert {**before, "password": after["password"]} == after
+            assert role.lets_in(after["password"])
+            assert not role.lets_in(before["password"])
+
+    def test_does_no_harm_when_each_step_comes_twice(self, role: Role, secret: Secret, invoke: Invoke) -> None:
+        token = begin(secret)
+        for step in rotation.STEPS:
+            invoke(event(secret, token, step))
+            if step != "finishSecret":
+                stored = secret.document("AWSPENDING")
+            invoke(event(secret, token, step))
+        assert secret.document() == stored
+        assert secret.labels["AWSCURRENT"] == token
+        assert role.lets_in(stored["password"])
+
+    def test_does_no_harm_when_every_step_comes_again_afterwards(
+        self, role: Role, secret: Secret, invoke: Invoke
+    ) -> None:
+        token = begin(secret)
+        rotation.invoke_steps(invoke, secret.arn, token)
+        before = secret.document(), secret.labels
+        rotation.invoke_steps(invoke, secret.arn, token)
+        assert (secret.document(), secret.labels) == before
+        assert role.lets_in(secret.document()["password"])
+
+    def test_needs_thirteen_calls_four_logins_and_no_refusal(
+        self, postgres: PostgresServer, secret: Secret, invoke: Invoke
+    ) -> None:
+        token = begin(secret)
+        secret.server.calls.clear()
+        logged = len(postgres.log())
+        rotation.invoke_steps(invoke, secret.arn, token)
+        log = postgres.log()[logged:]
+        assert secret.server.calls == [
+            *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),
+            *("DescribeSecret", "GetSecretValue", "GetSecretValue"),
+            *("DescribeSecret", "GetSecretValue"),
+            *("DescribeSecret", "GetSecretValue", "UpdateSecretVersionStage"),
+        ]
+        assert log.count("connection received") == 4
+        assert log.count("password authentication failed") == 0
+
+    @pytest.mark.parametrize("name", ['"; DROP ROLE x; --', "%s", "%(x)s", "a b", "Ünïcode", "x" * 63])
+    def test_takes_hostile_role_names(
+        self,
+        name: str,
+        postgres: PostgresServer,
+        make_role: Callable[..., Role],
+        make_secret: Callable[[object], Secret],
+        invoke: Invoke,
+    ) -> None:
+        role = make_role(postgres, name=name, password="".join(map(chr, range(32, 127))))
+        secret = make_secret(role.document)
+        rotation.invoke_steps(invoke, secret.arn, begin(secret))
+        assert role.lets_in(secret.document()["password"])
+
+
+class TestTestSecretAlone:
+    """As Secrets Manager does when rotation is switched on without rotating at once."""
+
+    @pytest.mark.parametrize("empty", [True, False])
+    def test_passes_on_an_empty_and_on_a_copied_version(
+        self, *, empty: bool, role: Role, secret: Secret, invoke: Invoke
+    ) -> None:
+        with rotation.begin_test_only(
+            secret.server.client(), secret.arn, secret.server.function_arn, empty=empty
+        ) as token:
+            invoke(event(secret, token, "testSecret"))
+        assert role.lets_in(secret.document()["password"])
+
+    def test_fails_when_the_current_password_is_wrong(self, role: Role, secret: Secret, invoke: Invoke) -> None:
+        role.alter("PASSWORD 'another'")
+        with (
+            rotation.begin_test_only(
+                secret.server.client(), secret.arn, secret.server.function_arn, empty=True
+            ) as token,
+            pytest.raises(errors.LoginRefusedError),
+        ):
+            invoke(event(secret, token, "testSecret"))
+
+
+class TestRefusedInvocation:
+    """Each refuses by name, and changes nothing."""
+
+    @pytest.mark.parametrize("step", rotation.STEPS)
+    def test_of_a_version_that_is_not_staged(self, step: str, secret: Secret, invoke: Invoke) -> None:
+        before = secret.labels, secret.document()
+        with pytest.raises(errors.VersionNotStagedError):
+            invoke(event(secret, "0" * 32, step))
+        assert (secret.labels, secret.document()) == before
+
+    @pytest.mark.parametrize("step", rotation.STEPS)
+    def test_of_the_previous_version(self, step: str, secret: Secret, invoke: Invoke) -> None:
+        first = secret.labels["AWSCURRENT"]
+        rotation.invoke_steps(invoke, secret.arn, begin(secret))
+        with pytest.raises(errors.VersionNotPendingError, match="AWSPREVIOUS"):
+            invoke(event(secret, first, step))
+
+    def test_of_a_secret_whose_rotation_is_disabled(self, secret: Secret, invoke: Invoke) -> None:
+        token = begin(secret)
+        secret.server.client().cancel_rotate_secret(SecretId=secret.arn)
+        with pytest.raises(errors.RotationDisabledError):
+            invoke(event(secret, token, "createSecret"))
+
+    def test_of_a_secret_that_is_deleted(self, secret: Secret, invoke: Invoke) -> None:
+        token = begin(secret)
+        secret.server.client().delete_secret(SecretId=secret.arn)
+        with pytest.raises(errors.SecretDeletedError):
+            invoke(event(secret, token, "createSecret"))
+
+    def test_of_a_secret_that_does_not_exist(self, secret: Secret, invoke: Invoke) -> None:
+        arn = secret.arn.replace("test/app", "test/none")
+        with pytest.raises(errors.SecretNotFoundError):
+            invoke({"Step": "createSecret", "SecretId": arn, "ClientRequestToken": "0" * 32})
+
+    @pytest.mark.parametrize("what", [None, [], "createSecret", {}])
+    def test_that_is_no_event(self, what: object, invoke: Callable[[object], None]) -> None:
+        with pytest.raises(errors.InvalidEventError):
+            invoke(what)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("PASSWORD_LENGTH", "abc"),
+            ("PGSSLROOTCERT", "missing.pem"),
+            ("PGSSLMODE", "prefer"),
+            ("ROTATION_STRATEGY", "?"),
+        ],
+    )
+    def test_with_a_bad_environment(
+        self, name: str, value: str, secret: Secret, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = begin(secret)
+        monkeypatch.setenv(name, value)
+        secret.server.calls.clear()
+        with pytest.raises(errors.ConfigurationError, match=name):
+            invoke(event(secret, token, "createSecret"))
+        assert not secret.server.calls
+
+    def test_of_a_secret_for_alternating_users(
+        self, role: Role, make_secret: Callable[[object], Secret], invoke: Invoke
+    ) -> None:
+        secret = make_secret({**role.document, "masterarn": role.name})
+        token = begin(secret)
+        with pytest.raises(errors.ConfigurationError, match="masterarn"):
+            invoke(event(secret, token, "createSecret"))
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Read the lines that the function has written so far."""
+    stream = io.StringIO()
+    [writer] = handler.logger.handlers
+    assert isinstance(writer, logging.StreamHandler)
+    usual = writer.setStream(stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    writer.setStream(usual)
+
+
+class TestLog:
+    def test_names_the_secret_the_version_the_step_and_the_strategy(
+        self, secret: Secret, invoke: Invoke, log: Log
+    ) -> None:
+        token = begin(secret)
+        rotation.invoke_steps(invoke, secret.arn, token)
+        lines = log()
+        assert [line["step"] for line in lines] == list(rotation.STEPS)
+        for line in lines:
+            assert line["secret_id"] == secret.arn
+            assert line["version_id"] == token
+            assert line["strategy"] == "auto"
+            assert line["version"] == __version__
+            assert line["level"] == "INFO"
+
+    def test_tells_a_failure_once_with_its_code_and_hint(
+        self, role: Role, secret: Secret, invoke: Invoke, log: Log
+    ) -> None:
+        token = begin(secret)
+        invoke(event(secret, token, "createSecret"))
+        with pytest.raises(errors.LoginRefusedError):
+            invoke(event(secret, token, "testSecret"))
+        [line] = [line for line in log() if line["level"] == "ERROR"]
+        assert line["code"] == "login-refused"
+        assert line["hint"] == errors.LoginRefusedError.hint
+        assert role.name in line["message"]
+
+    def test_forgets_the_last_event_before_the_next(
+        self, secret: Secret, invoke: Callable[[object], None], log: Log
+    ) -> None:
+        invoke(event(secret, begin(secret), "createSecret"))
+        with pytest.raises(errors.InvalidEventError):
+            invoke({})
+        line = log()[-1]
+        assert "secret_id" not in line
+        assert line["version"] == __version__
+
+    def test_withholds_the_text_of_what_nobody_foresaw(self, invoke: Callable[[object], None]) -> None:
+        class Hostile(dict[str, str]):
+            def __contains__(self, key: object) -> bool:
+                raise KeyError("marker")
+
+        with pytest.raises(errors.UnexpectedError, match=r"KeyError in test_handler\.py, line \d+") as caught:
+            invoke(Hostile())
+        assert "marker" not in everything_in(caught.value)

@@ -1,0 +1,400 @@
+"""What a database answers and does, on a real server; the fake has to pass the same contract."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+import trustme
+from psycopg2 import sql
+
+from local.postgres import run_postgres
+from rotation_lambda import errors
+from rotation_lambda import postgres as adapter
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.settings import SHIPPED_BUNDLE
+from tests.fakes import FakeDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from local.postgres import PostgresServer
+    from rotation_lambda import steps
+    from tests.conftest import Role
+
+
+def credential(role: Role, **changes: object) -> Credential:
+    values = {
+        "host": role.server.host,
+        "port": role.server.port,
+        "dbname": "postgres",
+        "username": role.name,
+        "password": role.password,
+        **changes,
+    }
+    return Credential(**values)  # type: ignore[arg-type]
+
+
+ROLES = ['"; DROP ROLE x; --', "%s", "%(x)s", "a b", "Ünïcode", "it's", "\\", "ü" * 31 + "x", "x" * 63, "FATAL:  "]
+PASSWORDS = ["".join(map(chr, range(32, 127))), "'\"\\'\\\"", "four", "x" * 4096, " ", "%s%(x)s{}$1"]
+FAKE_CREDENTIAL = Credential("db.example", 5432, "postgres", "app", "old")
+
+
+def door(server: PostgresServer) -> adapter.Postgres:
+    if server.ca_file is None:
+        return adapter.Postgres(SslMode.DISABLE, SHIPPED_BUNDLE)
+    return adapter.Postgres(SslMode.VERIFY_FULL, str(server.ca_file))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A database, fake or real, and the credential that opens it."""
+
+    database: steps.Database
+    credential: Credential
+
+
+@pytest.fixture(params=["fake", 16, 17, 18])
+def subject(
+    request: pytest.FixtureRequest, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+) -> Subject:
+    if request.param == "fake":
+        return Subject(FakeDatabase("app", "old"), FAKE_CREDENTIAL)
+    server = postgres_of(request.param)
+    return Subject(door(server), credential(make_role(server)))
+
+
+class TestContract:
+    """Held by the fake and by PostgreSQL 16, 17 and 18."""
+
+    def test_lets_the_right_password_in(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential):
+            pass
+
+    def test_refuses_a_wrong_password(self, subject: Subject) -> None:
+        with pytest.raises(errors.LoginRefusedError):
+            subject.database.log_in(subject.credential.with_password("wrong"))
+
+    def test_changes_the_password(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new")
+        with subject.database.log_in(subject.credential.with_password("new")):
+            pass
+        with pytest.raises(errors.LoginRefusedError):
+            subject.database.log_in(subject.credential)
+
+    def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new")
+            session.change_password(subject.credential.password)
+        with subject.database.log_in(subject.credential):
+            pass
+
+
+@pytest.fixture
+def role(postgres: PostgresServer, make_role: Callable[..., Role]) -> Role:
+    return make_role(postgres)
+
+
+@pytest.fixture(params=[16, 17, 18])
+def any_role(
+    request: pytest.FixtureRequest, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+) -> Role:
+    return make_role(postgres_of(request.param))
+
+
+def refusal(role: Role, **changes: object) -> errors.DatabaseError:
+    """Log in with a changed credential and return the error it ends in."""
+    with pytest.raises(errors.DatabaseError) as caught:
+        door(role.server).log_in(credential(role, **changes))
+    return caught.value
+
+
+@contextmanager
+def listener(answer: bytes | None) -> Iterator[int]:
+    """Listen on a port of this machine; answer each connection's first bytes with `answer`, or never."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as server:
+        held = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                held.append(connection)
+                if answer is not None:
+                    connection.recv(1024)
+                    connection.sendall(answer)
+                    connection.close()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
+        for connection in held:
+            connection.close()
+
+
+class TestAccepted:
+    """The password is right and the door stays shut: every one of these comes only with the right password."""
+
+    def check(self, role: Role, **changes: object) -> None:
+        assert isinstance(refusal(role, **changes), errors.LoginNotAllowedError)
+        assert isinstance(refusal(role, **{**changes, "password": "wrong"}), errors.LoginRefusedError)
+
+    def test_at_the_roles_connection_limit(self, any_role: Role) -> None:
+        any_role.alter("CONNECTION LIMIT 0")
+        self.check(any_role)
+
+    def test_in_a_database_that_does_not_exist(self, any_role: Role) -> None:
+        self.check(any_role, dbname="nowhere")
+
+    def test_in_a_database_that_takes_no_connections(self, any_role: Role) -> None:
+        self.check(any_role, dbname="template0")
+
+    def test_without_connect(self, any_role: Role) -> None:
+        any_role.server.query("REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
+        self.check(any_role, dbname="template1")
+
+    def test_without_login(self, any_role: Role) -> None:
+        any_role.alter("NOLOGIN")
+        self.check(any_role)
+
+
+class TestRefused:
+    def test_by_the_wrong_password_an_unknown_role_and_one_past_valid_until(self, any_role: Role) -> None:
+        assert isinstance(refusal(any_role, password="wrong"), errors.LoginRefusedError)
+        assert isinstance(refusal(any_role, username="nobody"), errors.LoginRefusedError)
+        any_role.alter("VALID UNTIL '2020-01-01'")
+        error = refusal(any_role)
+        assert isinstance(error, errors.LoginRefusedError)
+        assert "VALID UNTIL" in error.hint
+
+
+class TestUnknown:
+    """No answer about the password: the step stops, and says why."""
+
+    def test_when_dns_does_not_know_the_host(self, role: Role) -> None:
+        assert type(refusal(role, host="nowhere.invalid")) is errors.HostNotFoundError
+        assert type(refusal(role, host="nowhere.invalid", tls_server_name="localhost")) is errors.HostNotFoundError
+
+    def test_when_nobody_listens(self, role: Role) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as server:
+            port = server.getsockname()[1]
+        assert type(refusal(role, port=port)) is errors.ConnectionFailedError
+
+    def test_when_the_server_is_silent(self, role: Role) -> None:
+        with listener(None) as port:
+            assert type(refusal(role, port=port)) is errors.DatabaseTimeoutError
+
+    @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"garbage", b""])
+    def test_when_it_is_no_postgresql(self, role: Role, answer: bytes) -> None:
+        with listener(answer) as port:
+            assert isinstance(refusal(role, port=port), errors.DatabaseUnreachableError)
+
+    def test_when_the_server_has_no_tls(
+        self, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres_of(16))
+        assert type(refusal(role, sslmode=SslMode.VERIFY_FULL)) is errors.TlsError
+
+    def test_when_the_certificate_is_of_an_unknown_authority(self, role: Role, tmp_path: Path) -> None:
+        trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
+        with pytest.raises(errors.TlsError, match="certificate verify failed"):
+            adapter.Postgres(SslMode.VERIFY_FULL, str(tmp_path / "other.pem")).log_in(credential(role))
+
+    def test_when_the_certificate_is_for_another_name(self, role: Role) -> None:
+        error = refusal(role, host="127.0.0.1")
+        assert type(error) is errors.TlsError
+        assert "tlsServerName" in error.hint
+
+    def test_when_pg_hba_conf_has_no_entry(self, any_role: Role) -> None:
+        with hba(any_role.server, "host all nobody all scram-sha-256"):
+            assert type(refusal(any_role)) is errors.NoHbaEntryError
+
+    @pytest.mark.parametrize("method", ["trust", "password"])
+    def test_when_a_login_would_prove_nothing_or_give_the_password_away(self, any_role: Role, method: str) -> None:
+        with hba(any_role.server, f"host all all all {method}"):
+            assert type(refusal(any_role)) is errors.AuthenticationMethodError
+
+    def test_when_the_server_is_full(self, make_role: Callable[..., Role]) -> None:
+        few = {"max_connections": "5", "superuser_reserved_connections": "1", "reserved_connections": "0"}
+        with run_postgres(settings=few) as server:
+            role = make_role(server)
+            held = [server.connect(role.name, role.password) for _ in range(4)]
+            assert type(refusal(role)) is errors.LoginNotAllowedError
+            held += [server.connect("postgres", server.password)]
+            assert type(refusal(role)) is errors.DatabaseNotReadyError
+            for connection in held:
+                connection.close()
+
+    def test_when_the_server_speaks_another_language(self) -> None:
+        text = 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  Anmeldung fehlgeschlagen'
+        assert type(adapter._read_answer(text, FAKE_CREDENTIAL)) is errors.DatabaseUnreachableError
+
+
+@contextmanager
+def hba(server: PostgresServer, *lines: str) -> Iterator[None]:
+    server.use_hba(*lines)
+    try:
+        yield
+    finally:
+        server.use_hba(server.default_hba)
+
+
+class TestChangePassword:
+    """A verifier is made here and stored; which kind is decided by how the server let us in."""
+
+    @pytest.mark.parametrize("where", ["the default", "md5 on the role", "md5 on the server"])
+    @pytest.mark.parametrize("stored", ["scram-sha-256", "md5"])
+    @pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+    @pytest.mark.parametrize("version", [16, 17, 18])
+    def test_leaves_a_verifier_that_the_server_accepts(
+        self,
+        version: int,
+        method: str,
+        stored: str,
+        where: str,
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: Callable[..., Role],
+    ) -> None:
+        server = postgres_of(version)
+        server.configure(password_encryption=stored)
+        role = make_role(server)
+        server.configure(password_encryption="md5" if where == "md5 on the server" else None)
+        if where == "md5 on the role":
+            role.alter("SET password_encryption = md5")
+        encrypted = "hostssl" if server.ca_file else "host"
+        try:
+            with hba(server, f"{encrypted} all all all {method}"):
+                if (stored, method) == ("md5", "scram-sha-256"):
+                    assert isinstance(refusal(role), errors.LoginRefusedError)
+                    return
+                with door(server).log_in(credential(role)) as session:
+                    assert session.authentication == stored
+                    session.change_password("new")
+                door(server).log_in(credential(role, password="new")).close()
+                assert isinstance(refusal(role), errors.LoginRefusedError)
+        finally:
+            server.configure(password_encryption=None)
+        kind = "md5" if stored == "md5" and where != "the default" else "SCRAM-SHA-256"
+        assert verifier(role).startswith(kind)
+
+    def test_changes_the_sessions_own_role_when_it_starts_under_another(
+        self, any_role: Role, make_role: Callable[..., Role]
+    ) -> None:
+        other = make_role(any_role.server)
+        before = verifier(other)
+        any_role.server.query(
+            sql.SQL("GRANT {} TO {}").format(sql.Identifier(other.name), sql.Identifier(any_role.name))
+        )
+        any_role.alter(f"SET role = {other.name}")
+        change(any_role)
+        assert verifier(other) == before
+        assert any_role.lets_in("new")
+
+    @pytest.mark.parametrize("setting", ["default_transaction_read_only = on", "idle_session_timeout = 100"])
+    def test_is_not_stopped_by_the_roles_settings(self, any_role: Role, setting: str) -> None:
+        any_role.alter(f"SET {setting}")
+        with door(any_role.server).log_in(credential(any_role)) as session:
+            time.sleep(0.3)
+            session.change_password("new")
+        assert any_role.lets_in("new")
+
+    @pytest.mark.parametrize("name", ROLES)
+    def test_takes_a_hostile_role_name_as_a_name(
+        self, name: str, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres, name=name)
+        change(role)
+        assert role.lets_in("new")
+        assert not role.lets_in(role.password)
+
+    @pytest.mark.parametrize("password", PASSWORDS, ids=range(len(PASSWORDS)))
+    def test_takes_every_printable_password_from_the_old_to_the_new(
+        self, password: str, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres, password=password)
+        change(role)
+        with door(postgres).log_in(credential(role, password="new")) as session:
+            session.change_password(password)
+        door(postgres).log_in(credential(role)).close()
+
+    @pytest.mark.parametrize("dbname", ["host=elsewhere", "postgresql://elsewhere/x", "a b", "'", '"', "ü"])
+    def test_takes_a_hostile_database_name_as_a_name(self, dbname: str, role: Role) -> None:
+        role.server.query(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+        try:
+            door(role.server).log_in(credential(role, dbname=dbname)).close()
+        finally:
+            role.server.query(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+
+    def test_says_sqlstate_and_hint_when_the_change_is_forbidden(self, role: Role) -> None:
+        session = door(role.server).log_in(credential(role))
+        with session, lock_of(role), pytest.raises(errors.PasswordChangeError) as caught:
+            session.change_password("new")
+        assert caught.value.sqlstate == "55P03"
+        assert role.lets_in(role.password)
+
+
+class TestEnvironment:
+    def test_nothing_in_libpqs_environment_has_an_effect(
+        self, role: Role, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "service.conf").write_text("[rogue]\nhost=rogue.invalid\nhostaddr=192.0.2.1\n")
+        hostile = {
+            "PGHOSTADDR": "192.0.2.1",
+            "PGHOST": "rogue.invalid",
+            "PGPORT": "1",
+            "PGOPTIONS": "-c role=none -c nonsense=1",
+            "PGSERVICE": "rogue",
+            "PGSERVICEFILE": str(tmp_path / "service.conf"),
+            "PGPASSFILE": str(tmp_path / "none"),
+            "PGREQUIREAUTH": "none",
+            "PGSSLMODE": "disable",
+            "PGSSLROOTCERT": str(tmp_path / "none"),
+            "PGSSLCERT": str(tmp_path / "none"),
+            "PGTARGETSESSIONATTRS": "standby",
+            "PGCHANNELBINDING": "disable",
+            "PGCLIENTENCODING": "nonsense",
+            "PGTZ": "nonsense",
+            "PGCONNECT_TIMEOUT": "-1",
+            "PGSSLNEGOTIATION": "direct",
+        }
+        for name, value in hostile.items():
+            monkeypatch.setenv(name, value)
+        with door(role.server).log_in(credential(role)) as session:
+            assert session.encryption.startswith("TLSv1.")
+
+
+class TestTlsServerName:
+    def test_verifies_that_name_at_another_address(self, role: Role) -> None:
+        door(role.server).log_in(credential(role, host="127.0.0.1", tls_server_name="localhost")).close()
+
+    def test_verifies_it_strictly(self, role: Role) -> None:
+        assert type(refusal(role, tls_server_name="other.example")) is errors.TlsError
+
+
+def change(role: Role) -> None:
+    with door(role.server).log_in(credential(role)) as session:
+        session.change_password("new")
+
+
+def verifier(role: Role) -> str:
+    [(text,)] = role.server.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (role.name,))
+    return str(text)
+
+
+@contextmanager
+def lock_of(role: Role) -> Iterator[None]:
+    """Keep every ALTER ROLE waiting."""
+    with closing(role.server.connect("postgres", role.server.password)) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE pg_authid IN SHARE MODE")
+        yield

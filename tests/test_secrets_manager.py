@@ -1,0 +1,213 @@
+"""What one secret's API calls do, on a real HTTP emulator; the fake has to pass the same contract."""
+
+from __future__ import annotations
+
+import json
+import threading
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import boto3
+import pytest
+from botocore.config import Config
+
+from local import rotation
+from rotation_lambda import errors
+from rotation_lambda import secrets_manager as adapter
+from rotation_lambda.settings import PasswordPolicy
+from rotation_lambda.staging import StagingLabel
+from tests.fakes import FakeSecretsManager
+from tests.leaks import everything_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from local.secrets_manager import SecretsManagerServer
+    from tests.conftest import Secret
+
+ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:test/app/db-AbCdEf"
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A secret, fake or real, with "first" under AWSCURRENT and an empty version under AWSPENDING."""
+
+    secrets: adapter.SecretsManager | FakeSecretsManager
+    current: str
+    pending: str
+
+
+@pytest.fixture(params=["fake", "real"])
+def subject(request: pytest.FixtureRequest, make_secret: Callable[[object], Secret]) -> Subject:
+    if request.param == "fake":
+        current, pending = str(uuid4()), str(uuid4())
+        labels = {StagingLabel.CURRENT: current, StagingLabel.PENDING: pending}
+        return Subject(FakeSecretsManager({current: "first"}, labels), current, pending)
+    secret = make_secret("first")
+    client = secret.server.client()
+    pending = rotation.begin(client, secret.arn, secret.server.function_arn)
+    return Subject(adapter.SecretsManager(client, secret.arn), secret.labels["AWSCURRENT"], pending)
+
+
+class TestContract:
+    """Held by the fake and by the emulator."""
+
+    def test_tells_which_version_has_which_label(self, subject: Subject) -> None:
+        versions = subject.secrets.describe_secret()
+        assert versions.current == subject.current
+        assert versions.with_label(StagingLabel.PENDING) == subject.pending
+        assert versions.with_label(StagingLabel.PREVIOUS) is None
+        assert versions.rotation_enabled is True
+        assert not versions.deleted
+
+    def test_reads_a_version_and_misses_the_value_of_an_empty_one(self, subject: Subject) -> None:
+        assert subject.secrets.get_secret_value(subject.current) == "first"
+        with pytest.raises(errors.MissingVersionError, match=subject.pending):
+            subject.secrets.get_secret_value(subject.pending)
+
+    def test_makes_a_new_password_each_time(self, subject: Subject) -> None:
+        made = {subject.secrets.get_random_password(PasswordPolicy(length=20)) for _ in range(3)}
+        assert {len(password) for password in made} == {20}
+        assert len(made) == 3
+
+    def test_stores_a_value_under_pending_alone(self, subject: Subject) -> None:
+        assert subject.secrets.put_secret_value(subject.pending, "second", None)
+        assert subject.secrets.get_secret_value(subject.pending) == "second"
+        assert subject.secrets.describe_secret().current == subject.current
+
+    def test_stores_the_same_value_twice(self, subject: Subject) -> None:
+        assert subject.secrets.put_secret_value(subject.pending, "second", None)
+        assert subject.secrets.put_secret_value(subject.pending, "second", None)
+
+    def test_moves_the_current_label_and_the_previous_one_follows(self, subject: Subject) -> None:
+        subject.secrets.put_secret_value(subject.pending, "second", None)
+        subject.secrets.update_secret_version_stage(
+            StagingLabel.CURRENT, move_to=subject.pending, remove_from=subject.current
+        )
+        versions = subject.secrets.describe_secret()
+        assert versions.current == subject.pending
+        assert versions.with_label(StagingLabel.PREVIOUS) == subject.current
+
+
+@contextmanager
+def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.SecretsManager, list[Any]]]:
+    """Serve every call the same answer, worded as Secrets Manager does; yield a secret and the requests for it."""
+    requests: list[Any] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            answer = json.dumps(body).encode()
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
+        server.shutdown()
+        thread.join()
+
+
+def client(endpoint: str) -> SecretsManagerClient:
+    return boto3.client(
+        "secretsmanager",
+        endpoint_url=endpoint,
+        region_name="eu-west-1",
+        aws_access_key_id="testing",
+        aws_secret_access_key="testing",
+        config=Config(retries={"total_max_attempts": 1}, proxies={}),
+    )
+
+
+class TestFailures:
+    @pytest.mark.parametrize(
+        ("status", "code", "error"),
+        [
+            (400, "AccessDeniedException", errors.AccessDeniedError),
+            (400, "UnrecognizedClientException", errors.AccessDeniedError),
+            (400, "DecryptionFailure", errors.AccessDeniedError),
+            (400, "ThrottlingException", errors.SecretsManagerError),
+            (500, "InternalServiceError", errors.SecretsManagerError),
+            (400, "ValidationException", errors.SecretsManagerError),
+            (400, "InvalidRequestException", errors.SecretsManagerError),
+        ],
+    )
+    def test_have_a_class_by_what_an_operator_does(self, status: int, code: str, error: type[Exception]) -> None:
+        with answering(status, {"__type": code, "Message": "no"}) as (secrets, _), pytest.raises(error) as caught:
+            secrets.get_secret_value("v" * 32)
+        assert type(caught.value) is error
+        assert code in str(caught.value) or "denied" in str(caught.value)
+
+    def test_name_the_action_and_the_resource_that_a_role_lacks(self) -> None:
+        message = "User: role is not authorized to perform: secretsmanager:GetSecretValue because no policy allows"
+        with (
+            answering(400, {"__type": "AccessDeniedException", "Message": message}) as (secrets, _),
+            pytest.raises(errors.AccessDeniedError, match=r"secretsmanager:GetSecretValue on arn:aws.* no policy"),
+        ):
+            secrets.get_secret_value("v" * 32)
+
+    @pytest.mark.parametrize("code", ["ValidationException", "InternalServiceError", "InvalidParameterException"])
+    def test_never_quote_what_was_sent(self, code: str) -> None:
+        message = "Value 'marker-rotation-token' at 'rotationToken' failed; {'SecretString': 'marker-value'}"
+        with answering(400, {"__type": code, "Message": message}) as (secrets, requests):
+            with pytest.raises(errors.SecretsManagerError) as caught:
+                secrets.put_secret_value("v" * 32, "marker-value", "marker-rotation-token-of-36-characters")
+            assert "marker-value" in str(requests)
+        assert "marker" not in everything_in(caught.value)
+
+    def test_never_quote_a_parameter_that_botocore_refuses(self) -> None:
+        secrets = adapter.SecretsManager(client("http://127.0.0.1:1"), ARN)
+        with pytest.raises(errors.SecretsManagerError, match="ParamValidationError") as caught:
+            secrets.put_secret_value("v" * 32, b"marker-value", "marker")  # type: ignore[arg-type]
+        assert "marker" not in everything_in(caught.value)
+
+    def test_say_that_nobody_answered(self) -> None:
+        with pytest.raises(errors.SecretsManagerError, match=r"no answer.*EndpointConnectionError") as caught:
+            adapter.SecretsManager(client("http://127.0.0.1:1"), ARN).describe_secret()
+        assert "443" in caught.value.hint
+
+    def test_tell_a_missing_secret_from_a_missing_version(self, secrets_manager: SecretsManagerServer) -> None:
+        with pytest.raises(errors.SecretNotFoundError):
+            adapter.SecretsManager(secrets_manager.client(), ARN).describe_secret()
+
+    def test_tell_a_deleted_secret(self, make_secret: Callable[[object], Secret]) -> None:
+        secret = make_secret("first")
+        version = secret.labels["AWSCURRENT"]
+        secret.server.client().delete_secret(SecretId=secret.arn)
+        secrets = adapter.SecretsManager(secret.server.client(), secret.arn)
+        assert secrets.describe_secret().deleted
+        with pytest.raises(errors.SecretDeletedError):
+            secrets.get_secret_value(version)
+
+    def test_refuse_a_binary_value(self, secrets_manager: SecretsManagerServer) -> None:
+        client = secrets_manager.client()
+        created = client.create_secret(Name=f"test/{uuid4()}", SecretBinary=b"binary")
+        with pytest.raises(errors.InvalidSecretError, match="SecretBinary"):
+            adapter.SecretsManager(client, created["ARN"]).get_secret_value(created["VersionId"])
+
+
+class TestPutSecretValue:
+    def test_reports_another_value_in_the_version(self) -> None:
+        body = {"__type": "ResourceExistsException", "Message": "exists"}
+        with answering(400, body) as (secrets, _):
+            assert not secrets.put_secret_value("v" * 32, "value", None)
+
+    @pytest.mark.parametrize("token", [None, "rotation-token-of-36-characters-at-least"])
+    def test_sends_the_rotation_token_only_where_there_is_one(self, token: str | None) -> None:
+        with answering(200, {}) as (secrets, requests):
+            secrets.put_secret_value("v" * 32, "value", token)
+        [request] = requests
+        assert request.get("RotationToken") == token
+        assert request["VersionStages"] == ["AWSPENDING"]
+        assert request["ClientRequestToken"] == "v" * 32

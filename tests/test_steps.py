@@ -1,0 +1,273 @@
+"""The four steps on fakes: one test for each cell of the state table, and for what else can stand in the way."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rotation_lambda import errors, steps
+from rotation_lambda.event import RotationEvent, Step
+from rotation_lambda.settings import Settings
+from rotation_lambda.staging import StagingLabel
+from tests.fakes import FakeDatabase, FakeSecretsManager
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rotation_lambda.settings import PasswordPolicy
+
+OLD, CURRENT, PENDING = "0" * 32, "c" * 32, "9" * 32
+ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:test/app/db-AbCdEf"
+SETTINGS = Settings.from_environment({})
+
+
+def document(password: str, **keys: object) -> str:
+    login = {"engine": "postgres", "host": "db.example", "username": "app", "password": password}
+    return json.dumps({**login, "note": "kept", **keys})
+
+
+@dataclass(slots=True)
+class World:
+    """A secret, a database, and a rotation to PENDING that has come so far."""
+
+    secrets: FakeSecretsManager
+    database: FakeDatabase
+    rotation_token: str | None = None
+
+    def take(self, step: Step) -> None:
+        event = RotationEvent(step, ARN, PENDING, self.rotation_token)
+        versions = self.secrets.describe_secret()
+        self.secrets.calls.clear()
+        match step:
+            case Step.CREATE_SECRET:
+                steps.create_secret(event, versions, self.secrets, SETTINGS)
+            case Step.SET_SECRET:
+                steps.set_secret(event, versions, self.secrets, self.database, SETTINGS)
+            case Step.TEST_SECRET:
+                steps.test_secret(event, versions, self.secrets, self.database)
+            case Step.FINISH_SECRET:
+                steps.finish_secret(event, versions, self.secrets, self.database)
+
+    @property
+    def state(self) -> tuple[object, ...]:
+        return dict(self.secrets.values), dict(self.secrets.labels), self.database.password
+
+
+def empty() -> World:
+    labels = {StagingLabel.CURRENT: CURRENT, StagingLabel.PENDING: PENDING}
+    return World(FakeSecretsManager({CURRENT: document("current")}, labels), FakeDatabase("app", "current"))
+
+
+def created() -> World:
+    world = empty()
+    world.secrets.values[PENDING] = document("pending")
+    return world
+
+
+def set_() -> World:
+    world = created()
+    world.database.password = "pending"
+    return world
+
+
+def current() -> World:
+    world = set_()
+    world.secrets.labels = dict.fromkeys((StagingLabel.CURRENT, StagingLabel.PENDING), PENDING)
+    world.secrets.labels[StagingLabel.PREVIOUS] = CURRENT
+    return world
+
+
+class TestCreateSecret:
+    def test_stores_a_new_password_in_an_empty_version(self) -> None:
+        world = empty()
+        world.take(Step.CREATE_SECRET)
+        stored = json.loads(world.secrets.values[PENDING])
+        assert stored == json.loads(document(stored["password"]))
+        assert stored["password"] != "current"
+        assert len(stored["password"]) == SETTINGS.password_policy.length
+        assert world.database.password == "current"
+
+    @pytest.mark.parametrize("world", [created(), set_(), current()], ids=["created", "set", "current"])
+    def test_leaves_a_version_with_a_value_as_it_is(self, world: World) -> None:
+        before = world.state
+        world.take(Step.CREATE_SECRET)
+        assert world.state == before
+        assert "GetRandomPassword" not in world.secrets.calls
+
+    @pytest.mark.parametrize("token", [None, "rotation-token-of-36-characters-at-least"])
+    def test_passes_the_rotation_token_on(self, token: str | None) -> None:
+        world = empty()
+        world.rotation_token = token
+        world.take(Step.CREATE_SECRET)
+        assert world.secrets.rotation_tokens == [token]
+
+    def test_lets_a_faster_twin_win(self) -> None:
+        world = empty()
+
+        class Twin(FakeSecretsManager):
+            def get_random_password(self, policy: PasswordPolicy) -> str:
+                self.values[PENDING] = document("the twin's")
+                return FakeSecretsManager.get_random_password(self, policy)
+
+        world.secrets = Twin(world.secrets.values, world.secrets.labels)
+        world.take(Step.CREATE_SECRET)
+        assert world.secrets.values[PENDING] == document("the twin's")
+
+    def test_stores_nothing_when_the_current_secret_is_no_credential(self) -> None:
+        world = empty()
+        world.secrets.values[CURRENT] = document("current", port="none")
+        before = world.state
+        with pytest.raises(errors.InvalidSecretError, match=f"AWSCURRENT, version {CURRENT}: `port`"):
+            world.take(Step.CREATE_SECRET)
+        assert world.state == before
+
+    def test_refuses_a_secret_without_a_current_version(self) -> None:
+        world = empty()
+        del world.secrets.labels[StagingLabel.CURRENT]
+        with pytest.raises(errors.MissingVersionError, match="AWSCURRENT"):
+            world.take(Step.CREATE_SECRET)
+        assert PENDING not in world.secrets.values
+
+
+class TestSetSecret:
+    def test_refuses_an_empty_version(self) -> None:
+        world = empty()
+        with pytest.raises(errors.MissingVersionError, match=PENDING):
+            world.take(Step.SET_SECRET)
+        assert not world.database.logins
+
+    def test_changes_the_password_and_proves_it(self) -> None:
+        world = created()
+        world.take(Step.SET_SECRET)
+        assert world.database.password == "pending"
+        assert [login.password for login in world.database.logins] == ["current", "pending"]
+        assert world.database.open_sessions == 0
+
+    def test_leaves_the_database_alone_when_it_already_accepts_pending(self) -> None:
+        world = set_()
+        before = world.state
+        world.take(Step.SET_SECRET)
+        assert world.state == before
+        assert [login.password for login in world.database.logins] == ["current", "pending"]
+        assert world.database.open_sessions == 0
+
+    def test_does_nothing_for_the_current_version(self) -> None:
+        world = current()
+        world.take(Step.SET_SECRET)
+        assert not world.database.logins
+
+    def test_borrows_the_previous_password_when_the_others_are_refused(self) -> None:
+        world = created()
+        world.secrets.labels[StagingLabel.PREVIOUS] = OLD
+        world.secrets.values[OLD] = document("previous", host="elsewhere.example", port=1)
+        world.database.password = "previous"
+        world.take(Step.SET_SECRET)
+        assert world.database.password == "pending"
+        assert {(login.host, login.port) for login in world.database.logins} == {("db.example", 5432)}
+
+    @pytest.mark.parametrize("value", [None, "not JSON", document("previous", username="somebody else")])
+    def test_passes_over_a_previous_version_that_is_of_no_use(self, value: str | None) -> None:
+        world = created()
+        world.secrets.labels[StagingLabel.PREVIOUS] = OLD
+        if value is not None:
+            world.secrets.values[OLD] = value
+        world.database.password = "nobody knows"
+        with pytest.raises(errors.LoginRefusedError, match=r"AWSCURRENT, AWSPENDING\."):
+            world.take(Step.SET_SECRET)
+
+    def test_says_which_labels_were_refused(self) -> None:
+        world = created()
+        world.database.password = "nobody knows"
+        with pytest.raises(errors.LoginRefusedError, match=r"AWSCURRENT, AWSPENDING\."):
+            world.take(Step.SET_SECRET)
+
+    def test_stops_at_an_unknown_answer_without_trying_another_password(self) -> None:
+        world = created()
+        world.database.trouble["current"] = errors.DatabaseTimeoutError("silence")
+        before = world.state
+        with pytest.raises(errors.DatabaseTimeoutError):
+            world.take(Step.SET_SECRET)
+        assert world.state == before
+        assert len(world.database.logins) == 1
+
+    def test_stops_when_the_current_password_is_right_and_the_door_stays_shut(self) -> None:
+        world = created()
+        world.database.trouble["current"] = errors.LoginNotAllowedError("too many connections")
+        with pytest.raises(errors.LoginNotAllowedError):
+            world.take(Step.SET_SECRET)
+        assert len(world.database.logins) == 1
+
+    def test_takes_a_shut_door_for_a_proof_of_pending(self) -> None:
+        world = set_()
+        world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections")
+        world.take(Step.SET_SECRET)
+        assert world.database.password == "pending"
+
+    def test_refuses_a_pending_version_of_another_login(self) -> None:
+        world = created()
+        world.secrets.values[PENDING] = document("pending", host="rogue.example")
+        with pytest.raises(errors.CredentialMismatchError, match="host"):
+            world.take(Step.SET_SECRET)
+        assert not world.database.logins
+
+
+class TestTestSecret:
+    @pytest.mark.parametrize("make", [set_, current])
+    def test_logs_in(self, make: Callable[[], World]) -> None:
+        world = make()
+        before = world.state
+        world.take(Step.TEST_SECRET)
+        assert [login.password for login in world.database.logins] == ["pending"]
+        assert world.state == before
+        assert world.database.open_sessions == 0
+
+    def test_fails_when_the_database_refuses_pending(self) -> None:
+        world = created()
+        with pytest.raises(errors.LoginRefusedError):
+            world.take(Step.TEST_SECRET)
+
+    def test_tests_the_current_version_in_place_of_an_empty_one(self) -> None:
+        world = empty()
+        world.take(Step.TEST_SECRET)
+        assert [login.password for login in world.database.logins] == ["current"]
+
+    def test_passes_with_a_right_password_before_a_shut_door(self) -> None:
+        world = set_()
+        world.database.trouble["pending"] = errors.LoginNotAllowedError("no CONNECT")
+        world.take(Step.TEST_SECRET)
+
+
+class TestFinishSecret:
+    @pytest.mark.parametrize(
+        ("make", "error"), [(empty, errors.MissingVersionError), (created, errors.LoginRefusedError)]
+    )
+    def test_never_promotes_what_does_not_log_in(self, make: Callable[[], World], error: type[Exception]) -> None:
+        world = make()
+        before = world.state
+        with pytest.raises(error):
+            world.take(Step.FINISH_SECRET)
+        assert world.state == before
+
+    def test_moves_the_current_label_once_the_version_has_logged_in(self) -> None:
+        world = set_()
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.secrets.calls == ["GetSecretValue", "UpdateSecretVersionStage"]
+        assert len(world.database.logins) == 1
+
+    def test_stops_at_an_unknown_answer(self) -> None:
+        world = set_()
+        world.database.trouble["pending"] = errors.HostNotFoundError("no such host")
+        with pytest.raises(errors.HostNotFoundError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_does_nothing_for_the_current_version(self) -> None:
+        world = current()
+        before = world.state
+        world.take(Step.FINISH_SECRET)
+        assert world.state == before
+        assert not world.database.logins
