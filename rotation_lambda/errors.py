@@ -27,7 +27,10 @@
     │   ├── LoginNotAllowedError          the answer is yes, and the door stays shut
     │   ├── PoolerError                   somebody else answered
     │   ├── DatabaseReadOnlyError
-    │   └── PasswordChangeError
+    │   ├── RoleLockedError               another rotation of the same role is at work
+    │   ├── PasswordChangeError           ALTER ROLE failed
+    │   ├── VerificationFailedError       … succeeded, and the new password did not log in: put back
+    │   └── UnprovenPasswordError         … and could not be put back for certain
     └── UnexpectedError                   a fault of this function's
 
 A class exists only where an operator acts differently; Lambda reports its name as ``errorType``. Messages name labels,
@@ -153,8 +156,9 @@ class CredentialMismatchError(RotationError):
 
 
 class DatabaseError(RotationError):
-    """The database stood in the way."""
+    """The database stood in the way; `unknown` where it left open whether the password is right: waiting may help."""
 
+    unknown: ClassVar[bool] = False
     code = "database-failed"
     hint = "Read the server's log of the same second."
 
@@ -162,6 +166,7 @@ class DatabaseError(RotationError):
 class DatabaseUnreachableError(DatabaseError):
     """No answer whether the password is right: in DESIGN's words, *unknown*. The step stops and changes nothing."""
 
+    unknown = True
     code = "database-unreachable"
     hint = "The server's own words are above; its log says more at the same second."
 
@@ -193,6 +198,7 @@ class DatabaseTimeoutError(DatabaseUnreachableError):
 class TlsError(DatabaseUnreachableError):
     """TLS could not be had as asked for. There is no fallback to a weaker connection."""
 
+    unknown = False
     code = "tls-failed"
     hint = (
         "Use the name that the server's certificate has as `host`, or give it as `tlsServerName`; set PGSSLROOTCERT to "
@@ -203,6 +209,7 @@ class TlsError(DatabaseUnreachableError):
 class AuthenticationMethodError(DatabaseUnreachableError):
     """The server wants no password, or wants it in clear text: a login would prove nothing, or give it away."""
 
+    unknown = False
     code = "authentication-method"
     hint = (
         "Ask for scram-sha-256 in pg_hba.conf. On RDS a clear-text request means that the role is a member of rds_iam; "
@@ -257,6 +264,16 @@ class DatabaseReadOnlyError(DatabaseError):
     hint = "Rotate through the writer: use the cluster's writer endpoint as `host` or `rotationHost`."
 
 
+class RoleLockedError(DatabaseError):
+    """Another session holds the lock of the role: another rotation is between its change and its verdict."""
+
+    code = "role-locked"
+    hint = (
+        "Usually none: Secrets Manager retries. If the holder named here stays for minutes, its function was killed; "
+        "end its session with pg_terminate_backend(pid)."
+    )
+
+
 class PasswordChangeError(DatabaseError):
     """The database did not carry out ALTER ROLE. `sqlstate` is PostgreSQL's error code, None when the session broke."""
 
@@ -266,6 +283,26 @@ class PasswordChangeError(DatabaseError):
     def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None) -> None:
         super().__init__(what, hint=hint)
         self.sqlstate = sqlstate
+
+
+class VerificationFailedError(DatabaseError):
+    """The password was changed, the new one did not log in, and AWSCURRENT's is in force, proved by a login."""
+
+    code = "verification-failed"
+    hint = (
+        "AWSCURRENT works, nobody is locked out. Find out why a new password does not log in: a pooler or proxy with "
+        "its own user list (set `rotationHost`), a login rule, or a pg_hba.conf method that does not fit the verifier."
+    )
+
+
+class UnprovenPasswordError(DatabaseError):
+    """The password was changed, and neither the new nor the old one could be proved afterwards. Logged as CRITICAL."""
+
+    code = "unproven-password"
+    hint = (
+        "Look at the database now. As a rule the next try, which Secrets Manager makes by itself, finds which of the "
+        "two versions logs in and goes on from there; if it does not, README.md, «When a rotation is stuck»."
+    )
 
 
 class UnexpectedError(RotationError):

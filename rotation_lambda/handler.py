@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import cache
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING
@@ -14,17 +13,22 @@ from aws_lambda_powertools import Logger
 from botocore.config import Config
 
 from rotation_lambda import __version__, steps
-from rotation_lambda.errors import RotationError, UnexpectedError
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.errors import RotationError, SecretsManagerError, UnexpectedError, UnprovenPasswordError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import Settings
+from rotation_lambda.strategies import SingleUser
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
+    from botocore.config import _RetryDict as RetryDict
     from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
@@ -34,9 +38,8 @@ for name in ("boto3", "botocore", "urllib3"):
 @logger.inject_lambda_context(log_event=False, clear_state=True)
 def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> None:
     """Take one step of a rotation (AWS: «Lambda rotation functions»); log and raise a RotationError if it fails."""
-    del context
     try:
-        _take(RotationEvent.parse(event))
+        _take(RotationEvent.parse(event), context)
     except RotationError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - whatever it is, its text could quote a secret: only its class gets out
@@ -44,32 +47,41 @@ def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> None:
         failure = UnexpectedError(f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}.")
     else:
         return
-    logger.error(failure.what, code=failure.code, hint=failure.hint)
+    log = logger.critical if isinstance(failure, UnprovenPasswordError) else logger.error
+    log(failure.what, code=failure.code, hint=failure.hint)
     raise failure
 
 
-def _take(event: RotationEvent) -> None:
+def _take(event: RotationEvent, context: LambdaContext) -> None:
     logger.append_keys(secret_id=event.secret_id, version_id=event.client_request_token, step=event.step)
     settings = Settings.from_environment(os.environ)
     logger.append_keys(strategy=settings.strategy)
-    secrets = SecretsManager(_client(), event.secret_id)
-    database = Postgres(settings.sslmode, settings.sslrootcert)
+    deadline = Deadline.after(context.get_remaining_time_in_millis())
+    secrets = SecretsManager(_client(deadline), event.secret_id)
     versions = secrets.describe_secret()
     versions.check(event.client_request_token, event.step)
+    database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
+    rotation = SingleUser(event.client_request_token, versions, secrets, database, deadline)
     match event.step:
         case Step.CREATE_SECRET:
             steps.create_secret(event, versions, secrets, settings)
         case Step.SET_SECRET:
-            steps.set_secret(event, versions, secrets, database, settings)
+            steps.set_secret(rotation, settings)
         case Step.TEST_SECRET:
-            steps.test_secret(event, versions, secrets, database)
+            steps.test_secret(rotation)
         case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
-            steps.finish_secret(event, versions, secrets, database)
+            steps.finish_secret(rotation)
 
 
-@cache
-def _client() -> SecretsManagerClient:
-    return boto3.client(
-        "secretsmanager",
-        config=Config(connect_timeout=5, read_timeout=10, retries={"mode": "standard", "max_attempts": 4}),
-    )
+def _client(deadline: Deadline) -> SecretsManagerClient:
+    """Make a client for this invocation (a few milliseconds), none of whose calls starts with too little time left."""
+
+    def check(**_: object) -> None:
+        if deadline.left() < CONNECT_TIMEOUT_S + READ_TIMEOUT_S:
+            raise SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
+
+    retries: RetryDict = {"mode": "standard", "total_max_attempts": 3}
+    config = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=retries)
+    client = boto3.client("secretsmanager", config=config)
+    client.meta.events.register("before-send", check)
+    return client

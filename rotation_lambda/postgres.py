@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import re
 import socket
+import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from select import select
+from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
-from psycopg2.extensions import encrypt_password
+from psycopg2.extensions import POLL_OK, POLL_READ, encrypt_password
 
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import (
@@ -32,22 +34,36 @@ from rotation_lambda.errors import (
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
-CONNECT_TIMEOUT_S = 5
-STATEMENT_TIMEOUT_MS = 5000
-LOCK_TIMEOUT_MS = 3000
+    from rotation_lambda.deadline import Deadline
+
+CONNECT_TIMEOUT_S = 5.0
+STATEMENT_TIMEOUT_S = 5.0
+LOCK_TIMEOUT_S = 3.0
+_GRACE_S = 1.0  # for the server to tell us that its own timeout has struck
 
 _SCRAM, _MD5 = "scram-sha-256", "md5"
-_TIMEOUTS = f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}"
-# The session must outlive the second login. Through a pooler this would be the next client's setting: not done there.
-_WITHOUT_IDLE_TIMEOUTS = (
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE pg_backend_pid() = %(pid)s AND name IN "
-    "('idle_session_timeout', 'idle_in_transaction_session_timeout', 'transaction_timeout')"
-)
-_FAILED = re.compile(r'connection to server at "[^"]*"(?: \([^)]*\))?, port \d+ failed: (.*)')
 _MD5_WANTED = "server requested a hashed password"
+_TIMEOUTS = (
+    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:.0f}s'"
+)
+# The session must outlive the second login, but not for long an invocation that was killed (AWS: 15 minutes at most),
+# since it has the lock. Through a pooler this would become the next client's setting: not done there.
+_IDLE_TIMEOUTS = (
+    "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES ('idle_session_timeout', '15min'), "
+    "('idle_in_transaction_session_timeout', '1min'), ('transaction_timeout', '1min'), ('tcp_keepalives_idle', '10'), "
+    "('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')) AS ours (name, value) USING (name) "
+    "WHERE pg_backend_pid() = %(pid)s"
+)
+_READ_ONLY = {"25006", "0A000"}
+_CHANGE_HINTS = {
+    "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
+    "55P03": "Another transaction holds pg_authid's row: look for it in pg_locks. Secrets Manager retries.",
+    "57014": "The statement took longer than 5 seconds: is the server overloaded? Secrets Manager retries.",
+}
+_LOCK_CLASS = 0x526F74  # "Rot": keeps our advisory locks apart from the applications'
 
 # libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
-# anchored, so that a role or database with a hostile name cannot pose as another answer. What none matches is unknown.
+# anchored, so that a role or database with a hostile name cannot pose as another answer. What none matches, is unknown.
 _ANSWERS: tuple[tuple[re.Pattern[str], type[DatabaseError]], ...] = tuple(
     (re.compile(pattern), error)
     for pattern, error in (
@@ -70,13 +86,12 @@ _ANSWERS: tuple[tuple[re.Pattern[str], type[DatabaseError]], ...] = tuple(
         (r"server certificate for ", TlsError),
         (r"server does not support SSL", TlsError),
         (r"SSL error: ", TlsError),
-        (r"SSL SYSCALL error: ", TlsError),
         (r"could not .*(?:certificate|SSL)", TlsError),
-        (r"timeout expired$", DatabaseTimeoutError),
-        (r"Connection timed out$", DatabaseTimeoutError),
-        (r"could not translate host name ", HostNotFoundError),
-        (r"(?:Connection refused|No route to host|Network is unreachable)$", ConnectionFailedError),
+        (r"SSL SYSCALL error: ", ConnectionFailedError),
+        (r"(?:Connection refused|Connection reset by peer)$", ConnectionFailedError),
+        (r"(?:No route to host|Network is unreachable)$", ConnectionFailedError),
         (r"(?:server closed the connection|could not (?:receive|send) data)", ConnectionFailedError),
+        (r"Connection timed out$", DatabaseTimeoutError),
     )
 )
 
@@ -92,6 +107,7 @@ class Postgres:
 
     sslmode: SslMode
     sslrootcert: str
+    deadline: Deadline
 
     def __post_init__(self) -> None:
         """Make libpq deaf to the environment."""
@@ -100,31 +116,42 @@ class Postgres:
         ]:
             del os.environ[name]
 
-    def log_in(self, credential: Credential) -> Session:
+    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
         """Return an open session in which the server itself, and no pooler, knows the credential's user.
 
         The answer has three forms. *Accepted*: a session, or LoginNotAllowedError where the password is right and the
         door stays shut. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
 
         SCRAM is asked for first, with which a server proves that it knows the password and never learns it (RFC 5802).
-        Only where it says that it wants an md5 hash is that allowed, in a second connection; a server that asks for
-        clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
+        Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
+        a server that asks for clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
         """
         try:
-            return Session.begin(self._connect(credential, _SCRAM), credential, _SCRAM)
+            return self._connect(credential, _SCRAM)
         except AuthenticationMethodError as error:
-            if _MD5_WANTED not in error.what:
+            if scram_only or _MD5_WANTED not in error.what:
                 raise
-        return Session.begin(self._connect(credential, _MD5), credential, _MD5)
+        return self._connect(credential, _MD5)
 
-    def _connect(self, credential: Credential, require_auth: str) -> Connection:
+    def _connect(self, credential: Credential, require_auth: str) -> Session:
+        """Try one address of the host after the other, until one answers."""
+        *others, last = _addresses(credential)
+        for address in others:
+            try:
+                return self._connect_to(address, credential, require_auth)
+            except (ConnectionFailedError, DatabaseTimeoutError):
+                continue
+        return self._connect_to(last, credential, require_auth)
+
+    def _connect_to(self, address: str, credential: Credential, require_auth: str) -> Session:
         sslmode = credential.sslmode or self.sslmode
         verified = sslmode in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
-        host, hostaddr, port = _address(credential)
+        host, port = credential.address
+        connection = None
         try:
             connection = psycopg2.connect(
-                host=host,
-                hostaddr=hostaddr,
+                host=credential.tls_server_name or host,
+                hostaddr=address,
                 port=port,
                 dbname=credential.dbname,
                 user=credential.username,
@@ -134,41 +161,39 @@ class Postgres:
                 sslrootcert=self.sslrootcert if verified else "",
                 sslcertmode="disable",
                 gssencmode="disable",
-                connect_timeout=CONNECT_TIMEOUT_S,
                 client_encoding="UTF8",
                 application_name="rotation_lambda",
+                async_=True,
             )
+            _wait(connection, min(CONNECT_TIMEOUT_S, self.deadline.left()))
+            session = Session(connection, credential, require_auth, self.deadline)
+            session.look_around()
         except psycopg2.Error as error:
             failure = _read_answer(str(error), credential)
+        except TimeoutError as error:
+            failure = DatabaseTimeoutError(f"{_login(credential)}: no answer from {address} within {error} seconds.")
+        except DatabaseError as error:
+            failure = error
         else:
-            connection.autocommit = True
-            return connection
+            return session
+        if connection is not None:
+            connection.close()
         raise failure
 
 
 @dataclass(slots=True)
 class Session:
-    """One login, open until it is closed. `authentication` is the method by which the server let us in."""
+    """One login, open until it is closed. `authentication` is the method by which the server let us in.
+
+    The connection is asynchronous in psycopg2's sense («Asynchronous support»): libpq's own waiting has no end, so that
+    a stalled network would hold the step until Lambda kills it (connect_timeout covers the login alone).
+    """
 
     _connection: Connection = field(repr=False)
     credential: Credential
     authentication: str
+    _deadline: Deadline = field(repr=False)
     in_recovery: bool = False
-
-    @classmethod
-    def begin(cls, connection: Connection, credential: Credential, authentication: str) -> Self:
-        """Look around before anything is done: is this the server itself, and whose session is it.
-
-        Behind a pooler the backend's process id is not the one that the connection was told, and behind a pooler with a
-        server user of its own ALTER ROLE SESSION_USER would change somebody else's password: PoolerError.
-        """
-        session = cls(connection, credential, authentication)
-        try:
-            session._look_around()
-        except DatabaseError:
-            session.close()
-            raise
-        return session
 
     @property
     def encryption(self) -> str:
@@ -185,6 +210,42 @@ class Session:
         """Log out. What was not committed is rolled back, and locks are released, by the server."""
         self._connection.close()
 
+    def look_around(self) -> None:
+        """See before anything is done whose session this is, and that it is the server's own.
+
+        Behind a pooler the backend's process id is not the one that the connection was told, and behind a pooler with a
+        server user of its own ALTER ROLE SESSION_USER would change somebody else's password: PoolerError.
+        """
+        pid = self._connection.info.backend_pid
+        self._ask(f"BEGIN READ ONLY; {_TIMEOUTS}; {_IDLE_TIMEOUTS}", {"pid": pid})
+        [(user, backend_pid, self.in_recovery)] = self._ask(
+            "SELECT session_user, pg_backend_pid(), pg_is_in_recovery()"
+        )
+        self._ask("COMMIT")
+        if user != self.credential.username or backend_pid != pid:
+            raise PoolerError(f"{_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
+
+    def try_lock(self) -> bool:
+        """Take the lock that keeps two rotations of one role apart, until this session ends; False where it is taken.
+
+        It is an advisory lock of this database's (PostgreSQL 13.3.5): workers in another database do not see it.
+        """
+        [(taken,)] = self._ask("SELECT pg_try_advisory_lock(%s, hashtext(session_user))", (_LOCK_CLASS,))
+        return bool(taken)
+
+    def lock_holder(self) -> str:
+        """Tell who holds the lock."""
+        holders = self._ask(
+            "SELECT pid, application_name, client_addr, backend_start::timestamp(0) FROM pg_locks "
+            "JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND classid = %s "
+            "AND objid = (hashtext(session_user)::bigint & 4294967295)::oid",
+            (_LOCK_CLASS,),
+        )
+        if not holders:
+            return "nobody any more"
+        pid, name, address, since = holders[0]
+        return f"process {pid} ({name or 'no application_name'}, from {address or 'the server itself'}, since {since})"
+
     def change_password(self, password: str) -> None:
         """Give the session's own user another password, in one transaction.
 
@@ -199,85 +260,84 @@ class Session:
         """
         if self.in_recovery:
             raise DatabaseReadOnlyError(f"{_login(self.credential)}: the server is in recovery, a standby.")
-        algorithm = _SCRAM if self.authentication == _SCRAM else None  # None: the server's password_encryption decides
         committing = False
         try:
+            algorithm = _SCRAM
+            if self.authentication == _MD5:
+                [(algorithm,)] = self._execute("SHOW password_encryption")
             verifier = encrypt_password(password, self.credential.username, self._connection, algorithm)
-            with self._connection.cursor() as cursor:
-                cursor.execute(f"BEGIN READ WRITE; {_TIMEOUTS}; SET LOCAL ROLE NONE")
-                cursor.execute("ALTER ROLE SESSION_USER PASSWORD %s", (verifier,))
-                committing = True
-                cursor.execute("COMMIT")
-        except psycopg2.Error as error:
+            self._execute(f"BEGIN READ WRITE; {_TIMEOUTS}; SET LOCAL ROLE NONE")
+            self._execute("ALTER ROLE SESSION_USER PASSWORD %s", (verifier,))
+            committing = True
+            self._execute("COMMIT")
+        except (psycopg2.Error, TimeoutError) as error:
             failure = _read_change_failure(error, self.credential, committing=committing)
         else:
             return
         raise failure
 
-    def _look_around(self) -> None:
+    def _ask(self, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
+        """Run a query whose failure says nothing about a password."""
         try:
-            with self._connection.cursor() as cursor:
-                cursor.execute(
-                    f"BEGIN READ ONLY; {_TIMEOUTS}; {_WITHOUT_IDLE_TIMEOUTS};"
-                    "SELECT session_user, pg_backend_pid(), pg_is_in_recovery()",
-                    {"pid": self._connection.info.backend_pid},
-                )
-                user, backend_pid, self.in_recovery = cursor.fetchone() or ("", 0, False)
-                cursor.execute("COMMIT")
-        except psycopg2.Error as error:
-            failure: DatabaseError = DatabaseUnreachableError(
-                f"{_login(self.credential)}: logged in, then {_cause(error)}."
-            )
-        else:
-            if user == self.credential.username and backend_pid == self._connection.info.backend_pid:
-                return
-            failure = PoolerError(f"{_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
+            return self._execute(query, parameters)
+        except (psycopg2.Error, TimeoutError) as error:
+            failure = DatabaseUnreachableError(f"{_login(self.credential)}: {_cause(error)}.")
         raise failure
 
+    def _execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:  # noqa: ANN401 - psycopg2's own
+        cursor = self._connection.cursor()
+        cursor.execute(query, parameters)
+        _wait(self._connection, min(STATEMENT_TIMEOUT_S + _GRACE_S, self._deadline.left()))
+        return cursor.fetchall() if cursor.description else []
 
-def _address(credential: Credential) -> tuple[str, str, int]:
-    """Return libpq's host (the name in the certificate), hostaddr (where to connect, if not there) and port.
 
-    With a tlsServerName the secret's host is only a way to the server (a CNAME), and is looked up here.
-    """
+def _wait(connection: Connection, seconds: float) -> None:
+    """Wait until the connection has done what it was asked; TimeoutError, with the seconds, if that takes longer."""
+    end = time.monotonic() + seconds
+    while (state := connection.poll()) != POLL_OK:
+        descriptor, left = [connection.fileno()], end - time.monotonic()
+        wanted = (descriptor, []) if state == POLL_READ else ([], descriptor)
+        if left <= 0 or not any(select(*wanted, [], left)):
+            raise TimeoutError(f"{seconds:.1f}")
+
+
+def _addresses(credential: Credential) -> list[str]:
+    """Return the addresses of the credential's host, each once; HostNotFoundError where DNS has none."""
     host, port = credential.address
-    if credential.tls_server_name is None:
-        return host, "", port
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise HostNotFoundError(f"{_login(credential)}: could not look up the host: {error.strerror}.") from None
-    addresses = list(dict.fromkeys(str(entry[4][0]) for entry in found))
-    return ",".join([credential.tls_server_name] * len(addresses)), ",".join(addresses), port
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
 def _read_answer(text: str, credential: Credential) -> DatabaseError:
-    """Read libpq's text about a failed connect: of several addresses that were tried, the last one's."""
-    answers = _FAILED.findall(text)
-    answer = answers[-1] if answers else text
+    """Read libpq's text about a failed connect; of several lines the first one counts, a DETAIL may follow."""
+    answer = text.strip().partition("\n")[0]
     for pattern, error in _ANSWERS:
         if pattern.match(answer):
             return error(f"{_login(credential)}: {_one_line(answer)}.")
     return DatabaseUnreachableError(f"{_login(credential)}: {_one_line(text)}.")
 
 
-def _read_change_failure(error: psycopg2.Error, credential: Credential, *, committing: bool) -> DatabaseError:
-    if error.pgcode == "25006":
+def _read_change_failure(
+    error: psycopg2.Error | TimeoutError, credential: Credential, *, committing: bool
+) -> DatabaseError:
+    sqlstate = getattr(error, "pgcode", None)
+    if sqlstate in _READ_ONLY:
         return DatabaseReadOnlyError(f"{_login(credential)}: the server takes no changes ({_cause(error)}).")
-    if error.pgcode is None and committing:
+    if committing and sqlstate is None:
         what = "the answer to COMMIT was lost, so the new password may hold or not; the next try finds out"
     else:
         what = "ALTER ROLE was not carried out, the old password holds"
-    hint = (
-        "The role may not change its own password (rds.restrict_password_commands?)."
-        if error.pgcode == "42501"
-        else None
-    )
-    return PasswordChangeError(f"{_login(credential)}: {what} ({_cause(error)}).", sqlstate=error.pgcode, hint=hint)
+    hint = _CHANGE_HINTS.get(sqlstate or "")
+    return PasswordChangeError(f"{_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint)
 
 
-def _cause(error: psycopg2.Error) -> str:
+def _cause(error: psycopg2.Error | TimeoutError) -> str:
     """Return the server's primary message and SQLSTATE, never the statement, which holds the verifier."""
+    if isinstance(error, TimeoutError):
+        return f"no answer to a statement within {error} seconds"
     if error.pgcode is None:
         return f"the session broke: {_one_line(str(error))}"
     return f"{_one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode}"

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_secretsmanager.type_defs import SecretVersionsListEntryTypeDef
 
     from rotation_lambda.settings import PasswordPolicy
 
@@ -118,6 +119,22 @@ class SecretsManager:
                 SecretId=self.secret_id, VersionStage=label, MoveToVersionId=move_to, RemoveFromVersionId=remove_from
             ),
         )
+
+    def list_secret_version_ids(self) -> list[str]:
+        """Return the ids of all retained versions, labelled or not, newest first (AWS: ListSecretVersionIds)."""
+
+        def list_all() -> list[SecretVersionsListEntryTypeDef]:
+            page = self.client.list_secret_version_ids(SecretId=self.secret_id, IncludeDeprecated=True)
+            versions = page["Versions"]
+            while token := page.get("NextToken"):
+                page = self.client.list_secret_version_ids(
+                    SecretId=self.secret_id, IncludeDeprecated=True, NextToken=token
+                )
+                versions += page["Versions"]
+            return versions
+
+        oldest_first = sorted(self._ask("ListSecretVersionIds", None, list_all), key=lambda one: one["CreatedDate"])
+        return [version["VersionId"] for version in reversed(oldest_first)]
 
     def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer]) -> _Answer:
         """Make a call, and turn botocore's exceptions into this project's."""

@@ -151,11 +151,10 @@ def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Sec
 @pytest.fixture
 def invoke(
     secrets_manager: SecretsManagerServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Callable[[object], None]]:
+) -> Callable[[object], None]:
     """Invoke the real handler, in an environment as the template would give it."""
     for name, value in {**secrets_manager.environment, "PGSSLROOTCERT": str(postgres.ca_file)}.items():
         monkeypatch.setenv(name, value)
-    handler._client.cache_clear()
     context = SimpleNamespace(
         function_name="rotation",
         memory_limit_in_mb=256,
@@ -163,5 +162,4 @@ def invoke(
         aws_request_id="test",
         get_remaining_time_in_millis=lambda: 60_000,
     )
-    yield lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
-    handler._client.cache_clear()
+    return lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]

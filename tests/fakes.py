@@ -6,10 +6,21 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
-from rotation_lambda.errors import DatabaseError, LoginRefusedError, MissingVersionError
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.errors import (
+    AccessDeniedError,
+    DatabaseError,
+    DatabaseReadOnlyError,
+    LoginRefusedError,
+    MissingVersionError,
+    RotationError,
+    SecretsManagerError,
+)
 from rotation_lambda.staging import SecretVersions, StagingLabel
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rotation_lambda.credential import Credential
     from rotation_lambda.settings import PasswordPolicy
 
@@ -22,26 +33,38 @@ class FakeSecretsManager:
     labels: dict[StagingLabel, str] = field(default_factory=dict)
     calls: list[str] = field(default_factory=list)
     rotation_tokens: list[str | None] = field(default_factory=list)
+    trouble: dict[str, RotationError] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
+    stale_reads: int = 0
+
+    def _call(self, operation: str) -> None:
+        self.calls.append(operation)
+        if error := self.trouble.get(operation):
+            raise error
 
     def describe_secret(self) -> SecretVersions:
-        self.calls.append("DescribeSecret")
+        self._call("DescribeSecret")
         versions: dict[str, frozenset[str]] = {}
         for label, version in self.labels.items():
             versions[version] = versions.get(version, frozenset()) | {label}
         return SecretVersions(versions, rotation_enabled=True)
 
     def get_secret_value(self, version: str) -> str:
-        self.calls.append("GetSecretValue")
-        if version not in self.values:
+        self._call("GetSecretValue")
+        if version in self.unreadable:
+            raise AccessDeniedError("GetSecretValue could not use the secret's KMS key (DecryptionFailure).")
+        stale = self.stale_reads > 0 and version == self.labels.get(StagingLabel.PENDING)
+        self.stale_reads -= stale
+        if stale or version not in self.values:
             raise MissingVersionError(f"Version {version} has no value.")
         return self.values[version]
 
     def get_random_password(self, policy: PasswordPolicy) -> str:
-        self.calls.append("GetRandomPassword")
+        self._call("GetRandomPassword")
         return secrets.token_hex(policy.length)[: policy.length]
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
-        self.calls.append("PutSecretValue")
+        self._call("PutSecretValue")
         self.rotation_tokens.append(rotation_token)
         if self.values.get(version, value) != value:
             return False
@@ -50,24 +73,42 @@ class FakeSecretsManager:
         return True
 
     def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None:
-        self.calls.append("UpdateSecretVersionStage")
-        assert self.labels[label] == remove_from
+        self._call("UpdateSecretVersionStage")
+        if self.labels[label] != remove_from:
+            raise SecretsManagerError("UpdateSecretVersionStage failed with InvalidParameterException.")
         self.labels[StagingLabel.PREVIOUS] = remove_from
         self.labels[label] = move_to
+
+    def list_secret_version_ids(self) -> list[str]:
+        """Return the versions as they were made, in reverse."""
+        self._call("ListSecretVersionIds")
+        return list(self.values)[::-1]
 
 
 @dataclass(slots=True)
 class FakeDatabase:
-    """One server with one role. `trouble` maps a password to what its login raises instead of being answered."""
+    """One server with one role. `trouble` says, by password, what a login raises instead of being answered.
+
+    `events` are called at the login or the change of that number, so that others can act in between.
+    """
 
     role: str
     password: str
     trouble: dict[str, DatabaseError] = field(default_factory=dict)
+    change_trouble: list[DatabaseError] = field(default_factory=list)
     logins: list[Credential] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    scram_only: set[str] = field(default_factory=set)
     open_sessions: int = 0
+    locked: int = 0
+    in_recovery: bool = False
+    at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
 
-    def log_in(self, credential: Credential) -> FakeSession:
+    def log_in(self, credential: Credential, *, scram_only: bool = False) -> FakeSession:
         self.logins.append(credential)
+        self.scram_only |= {credential.password} if scram_only else set()
+        if act := self.at_login.get(len(self.logins)):
+            act()
         if error := self.trouble.get(credential.password):
             raise error
         if (credential.username, credential.password) != (self.role, self.password):
@@ -86,7 +127,38 @@ class FakeSession:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
         self.database.open_sessions -= 1
 
+    def try_lock(self) -> bool:
+        """Find the lock taken as often as `locked` says."""
+        self.database.locked -= self.database.locked > 0
+        return not self.database.locked
+
+    def lock_holder(self) -> str:
+        return "process 4711"
+
     def change_password(self, password: str) -> None:
+        if self.database.in_recovery:
+            raise DatabaseReadOnlyError("a standby")
+        if self.database.change_trouble:
+            raise self.database.change_trouble.pop(0)
+        self.database.changes.append(password)
         self.database.password = password
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """A clock that only sleeping moves; `pauses` are what was slept."""
+
+    now: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def deadline(self, seconds: float = 60.0) -> Deadline:
+        return Deadline(self.now + seconds, lambda: self.now, self.sleep)

@@ -47,7 +47,10 @@ CODES = {
     "LoginNotAllowedError": "login-not-allowed",
     "PoolerError": "pooler-in-between",
     "DatabaseReadOnlyError": "database-read-only",
+    "RoleLockedError": "role-locked",
     "PasswordChangeError": "password-change-failed",
+    "VerificationFailedError": "verification-failed",
+    "UnprovenPasswordError": "unproven-password",
     "UnexpectedError": "unexpected",
 }
 KINDS = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.RotationError)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import threading
 import time
@@ -17,6 +18,7 @@ from local.postgres import run_postgres
 from rotation_lambda import errors
 from rotation_lambda import postgres as adapter
 from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import Deadline
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.fakes import FakeDatabase
 
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from local.postgres import PostgresServer
-    from rotation_lambda import steps
+    from rotation_lambda import strategies
     from tests.conftest import Role
 
 
@@ -46,17 +48,17 @@ PASSWORDS = ["".join(map(chr, range(32, 127))), "'\"\\'\\\"", "four", "x" * 4096
 FAKE_CREDENTIAL = Credential("db.example", 5432, "postgres", "app", "old")
 
 
-def door(server: PostgresServer) -> adapter.Postgres:
+def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgres:
     if server.ca_file is None:
-        return adapter.Postgres(SslMode.DISABLE, SHIPPED_BUNDLE)
-    return adapter.Postgres(SslMode.VERIFY_FULL, str(server.ca_file))
+        return adapter.Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Deadline.after(60_000))
+    return adapter.Postgres(SslMode.VERIFY_FULL, str(ca_file or server.ca_file), Deadline.after(60_000))
 
 
 @dataclass(frozen=True, slots=True)
 class Subject:
     """A database, fake or real, and the credential that opens it."""
 
-    database: steps.Database
+    database: strategies.Database
     credential: Credential
 
 
@@ -88,6 +90,14 @@ class TestContract:
             pass
         with pytest.raises(errors.LoginRefusedError):
             subject.database.log_in(subject.credential)
+
+    def test_keeps_two_sessions_of_one_role_apart(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            assert session.try_lock()
+            assert session.lock_holder()
+            session.change_password("new")
+        with subject.database.log_in(subject.credential.with_password("new")) as session:
+            assert session.try_lock()
 
     def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
@@ -209,7 +219,7 @@ class TestUnknown:
     def test_when_the_certificate_is_of_an_unknown_authority(self, role: Role, tmp_path: Path) -> None:
         trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
         with pytest.raises(errors.TlsError, match="certificate verify failed"):
-            adapter.Postgres(SslMode.VERIFY_FULL, str(tmp_path / "other.pem")).log_in(credential(role))
+            door(role.server, ca_file=tmp_path / "other.pem").log_in(credential(role))
 
     def test_when_the_certificate_is_for_another_name(self, role: Role) -> None:
         error = refusal(role, host="127.0.0.1")
@@ -237,7 +247,7 @@ class TestUnknown:
                 connection.close()
 
     def test_when_the_server_speaks_another_language(self) -> None:
-        text = 'connection to server at "db" (10.0.0.1), port 5432 failed: FATAL:  Anmeldung fehlgeschlagen'
+        text = "FATAL:  Anmeldung fehlgeschlagen"
         assert type(adapter._read_answer(text, FAKE_CREDENTIAL)) is errors.DatabaseUnreachableError
 
 
@@ -343,6 +353,46 @@ class TestChangePassword:
         assert caught.value.sqlstate == "55P03"
         assert role.lets_in(role.password)
 
+    def test_takes_nothing_on_a_standby(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            session.in_recovery = True
+            with pytest.raises(errors.DatabaseReadOnlyError):
+                session.change_password("new")
+        assert role.lets_in(role.password)
+
+    def test_says_that_the_old_password_holds_when_the_session_breaks_before_the_commit(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            end_sessions_of(role)
+            with pytest.raises(errors.PasswordChangeError, match="the old password holds"):
+                session.change_password("new")
+        assert role.lets_in(role.password)
+
+
+class TestLock:
+    def test_is_held_until_the_session_ends_and_names_its_holder(self, any_role: Role) -> None:
+        database = door(any_role.server)
+        with database.log_in(credential(any_role)) as first:
+            assert first.try_lock()
+            with database.log_in(credential(any_role)) as second:
+                assert not second.try_lock()
+                holder = second.lock_holder()
+                assert re.fullmatch(r"process \d+ \(rotation_lambda, from 127.0.0.1, since [-\d: ]+\)", holder)
+        with database.log_in(credential(any_role)) as third:
+            assert third.lock_holder() == "nobody any more"
+            assert third.try_lock()
+
+    def test_is_each_roles_own(self, role: Role, make_role: Callable[..., Role]) -> None:
+        database, other = door(role.server), make_role(role.server)
+        with database.log_in(credential(role)) as first, database.log_in(credential(other)) as second:
+            assert first.try_lock()
+            assert second.try_lock()
+
+    def test_cannot_be_asked_for_in_a_session_that_broke(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            end_sessions_of(role)
+            with pytest.raises(errors.DatabaseUnreachableError, match="the session broke"):
+                session.try_lock()
+
 
 class TestEnvironment:
     def test_nothing_in_libpqs_environment_has_an_effect(
@@ -380,6 +430,10 @@ class TestTlsServerName:
 
     def test_verifies_it_strictly(self, role: Role) -> None:
         assert type(refusal(role, tls_server_name="other.example")) is errors.TlsError
+
+
+def end_sessions_of(role: Role) -> None:
+    role.server.query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
 
 
 def change(role: Role) -> None:

@@ -93,6 +93,24 @@ class TestContract:
         assert versions.current == subject.pending
         assert versions.with_label(StagingLabel.PREVIOUS) == subject.current
 
+    def test_lists_every_retained_version_newest_first(self, subject: Subject) -> None:
+        subject.secrets.put_secret_value(subject.pending, "second", None)
+        assert subject.secrets.list_secret_version_ids() == [subject.pending, subject.current]
+
+
+def test_lists_versions_without_a_label_of_every_page_by_their_dates() -> None:
+    class Pages:
+        """The client's one call that a listing needs."""
+
+        def list_secret_version_ids(self, **request: object) -> dict[str, object]:
+            assert request["IncludeDeprecated"] is True
+            number = int(str(request.get("NextToken", "0")))
+            version = {"VersionId": str(number), "CreatedDate": [20, 30, 10][number]}
+            return {"Versions": [version], **({"NextToken": str(number + 1)} if number < 2 else {})}
+
+    secrets = adapter.SecretsManager(Pages(), ARN)  # type: ignore[arg-type]
+    assert secrets.list_secret_version_ids() == ["1", "0", "2"]
+
 
 @contextmanager
 def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.SecretsManager, list[Any]]]:

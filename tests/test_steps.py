@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +12,8 @@ from rotation_lambda import errors, steps
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.settings import Settings
 from rotation_lambda.staging import StagingLabel
-from tests.fakes import FakeDatabase, FakeSecretsManager
+from rotation_lambda.strategies import SingleUser
+from tests.fakes import FakeClock, FakeDatabase, FakeSecretsManager
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,20 +37,22 @@ class World:
     secrets: FakeSecretsManager
     database: FakeDatabase
     rotation_token: str | None = None
+    clock: FakeClock = field(default_factory=FakeClock)
 
     def take(self, step: Step) -> None:
         event = RotationEvent(step, ARN, PENDING, self.rotation_token)
         versions = self.secrets.describe_secret()
         self.secrets.calls.clear()
+        rotation = SingleUser(PENDING, versions, self.secrets, self.database, self.clock.deadline())
         match step:
             case Step.CREATE_SECRET:
                 steps.create_secret(event, versions, self.secrets, SETTINGS)
             case Step.SET_SECRET:
-                steps.set_secret(event, versions, self.secrets, self.database, SETTINGS)
+                steps.set_secret(rotation, SETTINGS)
             case Step.TEST_SECRET:
-                steps.test_secret(event, versions, self.secrets, self.database)
+                steps.test_secret(rotation)
             case Step.FINISH_SECRET:
-                steps.finish_secret(event, versions, self.secrets, self.database)
+                steps.finish_secret(rotation)
 
     @property
     def state(self) -> tuple[object, ...]:
@@ -258,12 +261,49 @@ class TestFinishSecret:
         assert world.secrets.calls == ["GetSecretValue", "UpdateSecretVersionStage"]
         assert len(world.database.logins) == 1
 
-    def test_stops_at_an_unknown_answer(self) -> None:
+    def test_moves_the_label_with_a_warning_when_no_answer_comes_until_the_reserve(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
         world = set_()
-        world.database.trouble["pending"] = errors.HostNotFoundError("no such host")
-        with pytest.raises(errors.HostNotFoundError):
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.clock.now > 30
+        assert "silence" in caplog.text
+
+    def test_never_moves_the_label_past_our_own_fault(self) -> None:
+        world = set_()
+        world.database.trouble["pending"] = errors.TlsError("certificate")
+        with pytest.raises(errors.TlsError):
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert world.clock.now == 0
+
+    def test_moves_the_label_before_a_shut_door(self) -> None:
+        world = set_()
+        world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections")
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_logs_in_afresh_after_it_had_to_wait_for_the_lock(self) -> None:
+        world = set_()
+        world.database.locked = 3
+        world.take(Step.FINISH_SECRET)
+        assert len(world.database.logins) == 2
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_finds_that_a_twin_was_faster(self) -> None:
+        world = set_()
+        world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.CURRENT: PENDING})
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_raises_when_the_current_label_has_moved_elsewhere(self) -> None:
+        world = set_()
+        world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.CURRENT: OLD})
+        with pytest.raises(errors.SecretsManagerError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == OLD
 
     def test_does_nothing_for_the_current_version(self) -> None:
         world = current()

@@ -23,6 +23,7 @@ ORDER = [
     "staging",
     "credential",
     "settings",
+    "deadline",
     "strategies",
     "steps",
     "secrets_manager",
@@ -31,7 +32,7 @@ ORDER = [
     "preflight",
     "handler",
 ]
-PURE = ["errors", "event", "staging", "credential", "settings"]
+PURE = ["errors", "event", "staging", "credential", "settings", "deadline"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
 OUTSIDE = {  # what a module may import that is neither Python's nor the house's; all others: nothing
