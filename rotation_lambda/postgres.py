@@ -32,6 +32,8 @@ from rotation_lambda.errors import (
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
     from rotation_lambda.deadline import Deadline
@@ -96,6 +98,16 @@ _ANSWERS: tuple[tuple[re.Pattern[str], type[DatabaseError]], ...] = tuple(
 )
 
 
+def _addresses(credential: Credential) -> list[str]:
+    """Return the addresses of the credential's host, each once; HostNotFoundError where DNS has none."""
+    host, port = credential.address
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostNotFoundError(f"{_login(credential)}: could not look up the host: {error.strerror}.") from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
 @dataclass(frozen=True, slots=True)
 class Postgres:
     """The door to every database server, with the TLS that a secret gets where it does not ask for its own.
@@ -108,6 +120,7 @@ class Postgres:
     sslmode: SslMode
     sslrootcert: str
     deadline: Deadline
+    look_up: Callable[[Credential], list[str]] = _addresses
 
     def __post_init__(self) -> None:
         """Make libpq deaf to the environment."""
@@ -135,7 +148,7 @@ class Postgres:
 
     def _connect(self, credential: Credential, require_auth: str) -> Session:
         """Try one address of the host after the other, until one answers."""
-        *others, last = _addresses(credential)
+        *others, last = self.look_up(credential)
         for address in others:
             try:
                 return self._connect_to(address, credential, require_auth)
@@ -256,7 +269,7 @@ class Session:
         session may have been started under (PostgreSQL, ALTER ROLE … SET role).
 
         Raises DatabaseReadOnlyError or PasswordChangeError. After either the old password holds, unless the message
-        says that the answer to COMMIT was lost.
+        says that COMMIT was not confirmed.
         """
         if self.in_recovery:
             raise DatabaseReadOnlyError(f"{_login(self.credential)}: the server is in recovery, a standby.")
@@ -301,16 +314,6 @@ def _wait(connection: Connection, seconds: float) -> None:
             raise TimeoutError(f"{seconds:.1f}")
 
 
-def _addresses(credential: Credential) -> list[str]:
-    """Return the addresses of the credential's host, each once; HostNotFoundError where DNS has none."""
-    host, port = credential.address
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise HostNotFoundError(f"{_login(credential)}: could not look up the host: {error.strerror}.") from None
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 def _read_answer(text: str, credential: Credential) -> DatabaseError:
     """Read libpq's text about a failed connect; of several lines the first one counts, a DETAIL may follow."""
     answer = text.strip().partition("\n")[0]
@@ -326,8 +329,8 @@ def _read_change_failure(
     sqlstate = getattr(error, "pgcode", None)
     if sqlstate in _READ_ONLY:
         return DatabaseReadOnlyError(f"{_login(credential)}: the server takes no changes ({_cause(error)}).")
-    if committing and sqlstate is None:
-        what = "the answer to COMMIT was lost, so the new password may hold or not; the next try finds out"
+    if committing:
+        what = "COMMIT was not confirmed, so the new password may be in force or not; the next try finds out"
     else:
         what = "ALTER ROLE was not carried out, the old password holds"
     hint = _CHANGE_HINTS.get(sqlstate or "")

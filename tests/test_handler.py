@@ -12,6 +12,8 @@ import pytest
 
 from local import rotation
 from rotation_lambda import __version__, errors, handler
+from rotation_lambda.secrets_manager import SecretsManager
+from tests.fakes import FakeClock
 from tests.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -211,6 +213,14 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     usual = writer.setStream(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     writer.setStream(usual)
+
+
+def test_no_call_to_secrets_manager_starts_when_there_is_no_time_left_for_it(secret: Secret, invoke: Invoke) -> None:
+    client = handler._client(FakeClock().deadline(5))
+    secret.server.calls.clear()
+    with pytest.raises(errors.SecretsManagerError, match="so slow"):
+        SecretsManager(client, secret.arn).describe_secret()
+    assert not secret.server.calls
 
 
 class TestLog:

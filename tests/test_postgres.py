@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
+import signal
 import socket
 import threading
 import time
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -424,12 +427,99 @@ class TestEnvironment:
             assert session.encryption.startswith("TLSv1.")
 
 
+class TestAddresses:
+    def test_are_tried_one_after_the_other_until_one_answers(self, role: Role) -> None:
+        database = replace(door(role.server), look_up=lambda _: ["127.0.0.2", "127.0.0.1"])
+        database.log_in(credential(role)).close()
+
+    def test_are_addresses(self, role: Role) -> None:
+        with pytest.raises(errors.DatabaseUnreachableError, match="could not parse network address"):
+            replace(door(role.server), look_up=lambda _: ["no address"]).log_in(credential(role))
+
+    def test_end_with_the_last_ones_answer(self, role: Role) -> None:
+        database = replace(door(role.server), look_up=lambda _: ["127.0.0.2", "127.0.0.1", "127.0.0.3"])
+        with pytest.raises(errors.LoginRefusedError):
+            database.log_in(credential(role, password="wrong"))
+        with pytest.raises(errors.ConnectionFailedError):
+            replace(database, look_up=lambda _: ["127.0.0.2", "127.0.0.3"]).log_in(credential(role))
+
+
+class TestStalledServer:
+    """A backend that no longer answers: every wait ends with the deadline, and says what was waited for."""
+
+    @contextmanager
+    def stalled(self, role: Role) -> Iterator[adapter.Session]:
+        database = replace(door(role.server), deadline=Deadline(time.monotonic() + 1))
+        with database.log_in(credential(role)) as session:
+            [(pid,)] = role.server.query("SELECT pid FROM pg_stat_activity WHERE usename = %s", (role.name,))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                yield session
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    def test_leaves_the_old_password_in_force(self, role: Role) -> None:
+        with self.stalled(role) as session:
+            with pytest.raises(errors.PasswordChangeError, match=r"the old password holds.*no answer") as caught:
+                session.change_password("new")
+            assert caught.value.sqlstate is None
+        assert role.lets_in(role.password)
+
+    def test_gives_no_lock(self, role: Role) -> None:
+        with (
+            self.stalled(role) as session,
+            pytest.raises(errors.DatabaseUnreachableError, match="no answer"),
+        ):
+            session.try_lock()
+
+    def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:
+        database = replace(door(role.server), deadline=Deadline(time.monotonic()))
+        with pytest.raises(errors.DatabaseTimeoutError, match=r"no answer from 127\.0\.0\.1 within 0\.0 seconds"):
+            database.log_in(credential(role))
+
+
+class TestPooler:
+    """Whoever is in between tells the client another process id than the server's own."""
+
+    def test_is_told_by_the_process_id(self, role: Role) -> None:
+        without_tls = credential(role, sslmode=SslMode.DISABLE)
+        with hba(role.server, "host all all all scram-sha-256"), pooler(role.server.port) as port:
+            door(role.server).log_in(without_tls).close()
+            with pytest.raises(errors.PoolerError) as caught:
+                door(role.server).log_in(replace(without_tls, port=port))
+            assert "rotationHost" in caught.value.hint
+            door(role.server).log_in(replace(without_tls, port=port, rotation_port=role.server.port)).close()
+
+
 class TestTlsServerName:
     def test_verifies_that_name_at_another_address(self, role: Role) -> None:
         door(role.server).log_in(credential(role, host="127.0.0.1", tls_server_name="localhost")).close()
 
     def test_verifies_it_strictly(self, role: Role) -> None:
         assert type(refusal(role, tls_server_name="other.example")) is errors.TlsError
+
+
+@contextmanager
+def pooler(server_port: int) -> Iterator[int]:
+    """Stand between one client and the server, and hand out a process id of our own (BackendKeyData, protocol 53.7)."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            client, _ = listening.accept()
+            with client, socket.create_connection(("127.0.0.1", server_port)) as server:
+                while ready := select.select([client, server], [], [])[0]:
+                    for end in ready:
+                        data = re.sub(
+                            rb"(?s)K\x00\x00\x00\x0c....", b"K\x00\x00\x00\x0c\x00\x00\x00\x01", end.recv(65536)
+                        )
+                        if not data:
+                            return
+                        (server if end is client else client).sendall(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(timeout=10)
 
 
 def end_sessions_of(role: Role) -> None:

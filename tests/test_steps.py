@@ -196,6 +196,13 @@ class TestSetSecret:
         assert world.state == before
         assert len(world.database.logins) == 1
 
+    def test_stops_where_a_login_would_prove_nothing(self) -> None:
+        world = created()
+        world.database.trouble["current"] = errors.AuthenticationMethodError("trust")
+        with pytest.raises(errors.AuthenticationMethodError):
+            world.take(Step.SET_SECRET)
+        assert len(world.database.logins) == 1
+
     def test_stops_when_the_current_password_is_right_and_the_door_stays_shut(self) -> None:
         world = created()
         world.database.trouble["current"] = errors.LoginNotAllowedError("too many connections")

@@ -30,6 +30,12 @@ class TestVerification:
         assert world.database.changes == ["pending", "current"]
         assert world.database.open_sessions == 0
 
+    def test_takes_a_shut_door_for_a_proof(self) -> None:
+        world = created()
+        refused_after_the_change(world, errors.LoginNotAllowedError("too many connections"))
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+
     def test_asks_twice_with_a_pause_before_it_puts_back(self) -> None:
         world = created()
         refused_after_the_change(world)
