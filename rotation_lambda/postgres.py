@@ -160,7 +160,7 @@ class Postgres:
         sslmode = credential.sslmode or self.sslmode
         verified = sslmode in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
         host, port = credential.address
-        connection = None
+        connection, began = None, self.deadline.clock()
         try:
             connection = psycopg2.connect(
                 host=credential.tls_server_name or host,
@@ -179,7 +179,7 @@ class Postgres:
                 async_=True,
             )
             _wait(connection, min(CONNECT_TIMEOUT_S, self.deadline.left()))
-            session = Session(connection, credential, require_auth, self.deadline)
+            session = Session(connection, credential, require_auth, self.deadline, began)
             session.look_around()
         except psycopg2.Error as error:
             failure = _read_answer(str(error), credential)
@@ -206,6 +206,7 @@ class Session:
     credential: Credential
     authentication: str
     _deadline: Deadline = field(repr=False)
+    _began: float = field(repr=False)
     in_recovery: bool = False
 
     @property
@@ -222,6 +223,10 @@ class Session:
     def close(self) -> None:
         """Log out. What was not committed is rolled back, and locks are released, by the server."""
         self._connection.close()
+
+    def age(self) -> float:
+        """Return the seconds since this login began."""
+        return self._deadline.clock() - self._began
 
     def look_around(self) -> None:
         """See before anything is done whose session this is, and that it is the server's own.

@@ -18,10 +18,10 @@ from rotation_lambda.errors import (
     PasswordChangeError,
     RoleLockedError,
     RotationError,
-    RotationRefusedError,
     SecretsManagerError,
     UnprovenPasswordError,
     VerificationFailedError,
+    VersionNotPendingError,
 )
 from rotation_lambda.staging import SecretVersions, StagingLabel
 
@@ -43,6 +43,9 @@ _TWIN = {
     "55P03",
 }  # tuple concurrently updated, serialization, deadlock, lock timeout
 
+_WHOLE_ROTATION_S = 1.0
+"""Into less than this the three further steps of another rotation do not fit."""
+
 
 class Secrets(Protocol):
     """What a rotation needs of Secrets Manager, for one secret."""
@@ -61,6 +64,7 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
+    def age(self) -> float: ...
     def try_lock(self) -> bool: ...
     def lock_holder(self) -> str: ...
     def change_password(self, password: str) -> None: ...
@@ -93,12 +97,14 @@ class SingleUser:
         So does who meets a standby: after a failover the same name leads to the new primary before long.
         """
         while True:
-            way, session = self._get_in(current, pending)
+            way, credential, session = self._get_in(current, pending)
             if session is None:
                 return
             with session:
-                if self._had_to_wait(session):
+                if self._had_to_wait(session) or self._is_late(credential, session):
                     continue
+                if way != StagingLabel.CURRENT:
+                    self._check_labels()
                 if way == StagingLabel.PENDING:
                     logger.info("The database accepts AWSPENDING already; nothing to do.")
                     return
@@ -169,7 +175,17 @@ class SingleUser:
                 return True
         raise RoleLockedError(f"Another rotation of this role is at work: {session.lock_holder()}.")
 
-    def _get_in(self, current: Credential, pending: Credential) -> tuple[str, Session | None]:
+    def _is_late(self, credential: Credential, session: Session) -> bool:
+        """Tell, where the lock took long enough for another rotation, whether what let us in is refused by now."""
+        if session.age() < _WHOLE_ROTATION_S:
+            return False
+        try:
+            self.database.log_in(credential).close()
+        except LoginRefusedError:
+            return True
+        return False
+
+    def _get_in(self, current: Credential, pending: Credential) -> tuple[str, Credential, Session | None]:
         """Return whose password the database accepts, and a session; None for a session before AWSPENDING's shut door.
 
         Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
@@ -188,7 +204,7 @@ class SingleUser:
                 if way != StagingLabel.PENDING:
                     raise
                 logger.warning("The password of AWSPENDING is accepted, but: %s", error)
-                return way, None
+                return way, credential, None
             except AuthenticationMethodError:
                 if not orphan:
                     raise
@@ -196,7 +212,7 @@ class SingleUser:
             else:
                 if orphan:
                     logger.warning("%s, which has no staging label, had the password that is in force.", way)
-                return way, session
+                return way, credential, session
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise LoginRefusedError(
             f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread} "
@@ -268,9 +284,10 @@ class SingleUser:
         )
 
     def _check_labels(self) -> None:
+        """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
         now = self.secrets.describe_secret()
         if now.with_label(StagingLabel.PENDING) != self.token or now.current != self.versions.current:
-            raise RotationRefusedError("the labels have moved since, so another rotation is at work.")
+            raise VersionNotPendingError("The labels have moved since the step began: another rotation is at work.")
 
     def _disproof(
         self, credential: Credential, label: StagingLabel, version: str, reserve: float = 0.0

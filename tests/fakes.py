@@ -101,6 +101,7 @@ class FakeDatabase:
     scram_only: set[str] = field(default_factory=set)
     open_sessions: int = 0
     locked: int = 0
+    lock_takes: float = 0.0
     in_recovery: bool = False
     at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
 
@@ -131,6 +132,9 @@ class FakeSession:
 
     def close(self) -> None:
         self.database.open_sessions -= 1
+
+    def age(self) -> float:
+        return self.database.lock_takes
 
     def try_lock(self) -> bool:
         """Find the lock taken as often as `locked` says."""

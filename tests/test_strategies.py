@@ -137,6 +137,37 @@ class TestLock:
         assert world.database.password == "pending"
         assert world.database.changes == ["pending"]
 
+    @pytest.mark.parametrize("seconds", [0.1, 5.0])
+    def test_looks_again_when_another_rotation_could_have_come_in_between(self, seconds: float) -> None:
+        """A login, a stalled network, a whole rotation by somebody else: the lock is free, and the password another."""
+        world = created()
+        world.database.lock_takes = seconds
+        world.database.at_login[2] = lambda: setattr(world.database, "password", "the other's")
+        if seconds < 1:
+            world.database.at_login.clear()
+            world.take(Step.SET_SECRET)
+            assert len(world.database.logins) == 2
+        else:
+            with pytest.raises(errors.LoginRefusedError):
+                world.take(Step.SET_SECRET)
+            assert world.database.changes == []
+
+    def test_goes_on_when_nobody_has(self) -> None:
+        world = created()
+        world.database.lock_takes = 5.0
+        world.take(Step.SET_SECRET)
+        assert [login.password for login in world.database.logins] == ["current", "current", "pending"]
+
+    @pytest.mark.parametrize("make", [set_, lambda: orphaned("orphan")])
+    def test_changes_nothing_once_the_labels_have_moved(self, make: Callable[[], World]) -> None:
+        """A late step of a cancelled rotation: AWSPENDING is another version's by now."""
+        world = make()
+        before = world.database.password
+        world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.PENDING: OLD})
+        with pytest.raises(errors.VersionNotPendingError, match="another rotation"):
+            world.take(Step.SET_SECRET)
+        assert world.database.password == before
+
     def test_names_the_holder_when_time_is_up(self) -> None:
         world = created()
         world.database.locked = 1_000_000
