@@ -6,7 +6,10 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: help rotate local test check lock clean
+SAM := SAM_CLI_TELEMETRY=0 $(VENV)/bin/sam
+ENV ?= default
+
+.PHONY: help rotate local test check build deploy events lock clean build-RotationFunction
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -26,6 +29,32 @@ check: $(READY)  ## Lint, type-check, and run the tests with branch coverage
 	@$(RUN) -m mypy
 	@$(RUN) -m pytest --cov --cov-fail-under=100 $(ARGS)
 
+build: $(READY)  ## Build the function for AWS Lambda (ARGS="--parameter-overrides Architecture=arm64")
+	@$(SAM) build --config-env $(ENV) $(ARGS)
+
+deploy: $(READY)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
+	@$(SAM) build --config-env $(ENV)
+	@$(SAM) deploy --config-env $(ENV) $(ARGS)
+
+events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke`
+	@$(RUN) -m local.container
+
+# What `sam build` calls, in lambda/x86_64 or lambda/arm64, where `platforms` has pip's names for that machine. Any Python
+# with pip will do. The wheels are unpacked instead of installed, for pip would leave traces of this machine.
+PIP := $(PYTHON) -m pip --disable-pip-version-check --quiet
+ROOT = $(shell dirname "$(strip $(MAKEFILE_LIST))")
+build-RotationFunction:
+	@set -eu; work=$$(mktemp -d); trap 'rm -rf "$$work"' EXIT; \
+	$(PIP) download --no-deps --require-hashes --only-binary=:all: --implementation cp --python-version 3.13 \
+		$$(sed 's/^/--platform /' platforms) -d "$$work/wheels" -r "$(ROOT)/requirements.txt"; \
+	$(PIP) install --no-deps --require-hashes -t "$$work/backend" -r "$(ROOT)/requirements-build.txt"; \
+	mkdir "$$work/own"; \
+	cp -R "$(ROOT)/pyproject.toml" "$(ROOT)/LICENSE" "$(ROOT)/rotation_lambda" "$$work/own"; \
+	PYTHONPATH="$$work/backend" $(PIP) wheel --no-deps --no-index --no-build-isolation -w "$$work/wheels" "$$work/own"; \
+	for wheel in "$$work"/wheels/*.whl; do $(PYTHON) -m zipfile -e "$$wheel" "$(ARTIFACTS_DIR)"; done; \
+	rm -rf "$(ARTIFACTS_DIR)"/*.data/scripts; find "$(ARTIFACTS_DIR)" -maxdepth 1 -name '*.data' -exec rmdir {} +; \
+	chmod -R u=rwX,go=rX "$(ARTIFACTS_DIR)"
+
 $(READY): requirements-dev.txt
 	@echo "Setting up $(VENV) (once; about half a minute) …"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
@@ -37,6 +66,7 @@ $(READY): requirements-dev.txt
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 lock:  ## Compile requirements*.txt from pyproject.toml (needs uv; ARGS=--upgrade)
 	@$(LOCK) $(ARGS) pyproject.toml -o requirements.txt
+	@$(LOCK) $(ARGS) --group build -o requirements-build.txt
 	@$(LOCK) $(ARGS) --group dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
 
 clean:  ## Remove what the other commands made

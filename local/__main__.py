@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from local import rotation
+from local import container, rotation
 from local.stack import SECRET_NAME, USERNAME, Stack, run_stack
 
 if TYPE_CHECKING:
@@ -44,14 +44,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--serve", action="store_true", help="keep both servers running until Ctrl-C, and rotate nothing"
     )
+    parser.add_argument(
+        "--bind", metavar="ADDRESS", help="serve there as well (default: where containers find this machine)"
+    )
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, emoji=False)
     try:
-        with run_stack() as stack:
-            if options.serve:
+        if options.serve:
+            bind = options.bind or container.bridge_address() or "127.0.0.1"
+            with (
+                run_stack(bind=bind, rotation_host=container.HOST) as stack,
+                container.announced(stack, container.FOLDER),
+            ):
                 _serve(stack, console)
+        with run_stack() as stack:
             function = _load_function(stack, logs=options.logs)
             for _ in range(options.times):
                 _rotate(stack, function, console)
@@ -167,7 +175,7 @@ def _serve(stack: Stack, console: Console) -> NoReturn:
     console.print(f"Secrets Manager  {stack.secrets_manager.endpoint_url}")
     console.print(f"secret           {stack.secret_arn}")
     console.print(f"PostgreSQL       {postgres.host}:{postgres.port}, role {USERNAME}, log {postgres.log_file}")
-    console.print("\nFor a shell, and for the function:\n")
+    console.print("\nFor a shell:\n")
     for name, value in stack.environment.items():
         console.print(f"  export {name}={value}")
     console.print("\nThe secret, and a session with it:\n")
@@ -176,6 +184,7 @@ def _serve(stack: Stack, console: Console) -> NoReturn:
         f'  PGPASSWORD="{password}" psql "host={postgres.host} port={postgres.port} user={USERNAME} dbname=postgres '
         f'sslmode=verify-full sslrootcert={postgres.ca_file}"'
     )
+    console.print(f"\nThe function gets in from a container, where this machine is {container.HOST}: `make events`.")
     console.print("\nCtrl-C ends both.")
     while True:
         signal.pause()

@@ -33,13 +33,14 @@ class SecretsManagerServer:
     """
 
     port: int
+    address: str = "127.0.0.1"
     function_arn: str = ""
     calls: list[str] = field(default_factory=list)
 
     @property
     def endpoint_url(self) -> str:
         """The address of every service of this server."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self.address}:{self.port}"
 
     @property
     def environment(self) -> dict[str, str]:
@@ -51,8 +52,8 @@ class SecretsManagerServer:
             "AWS_SESSION_TOKEN": "testing",
             "AWS_REGION": REGION,
             "AWS_DEFAULT_REGION": REGION,
-            "NO_PROXY": "127.0.0.1,localhost",
-            "no_proxy": "127.0.0.1,localhost",
+            "NO_PROXY": f"{self.address},localhost",
+            "no_proxy": f"{self.address},localhost",
         }
 
     def client(self, service: str = "secretsmanager", **config: Any) -> Any:  # noqa: ANN401 - boto3 makes the classes
@@ -87,7 +88,8 @@ def run_secrets_manager(*, bind: str = "127.0.0.1", port: int = 0) -> Iterator[S
     thread = Thread(target=listener.serve_forever, args=(0.01,), name="secrets-manager", daemon=True)
     thread.start()
     try:
-        server = SecretsManagerServer(port=listener.server_port, calls=calls)
+        address = "127.0.0.1" if bind == "0.0.0.0" else bind  # noqa: S104 - nobody is called there
+        server = SecretsManagerServer(port=listener.server_port, address=address, calls=calls)
         yield replace(server, function_arn=_stub_function(server))
     finally:
         listener.shutdown()
@@ -116,7 +118,7 @@ class _QuietHandler(MotoRequestHandler):
 
 def _stub_function(server: SecretsManagerServer) -> str:
     """Make a function that does nothing, and its role: RotateSecret refuses the ARN of a function that is not there."""
-    connection = HTTPConnection("127.0.0.1", server.port, timeout=10)
+    connection = HTTPConnection(server.address, server.port, timeout=10)
     with closing(connection):
         connection.request("POST", "/moto-api/config", json.dumps({"lambda": {"use_docker": False}}))
         connection.getresponse().read()

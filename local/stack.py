@@ -38,16 +38,28 @@ class Stack:
 
 
 @contextmanager
-def run_stack(*, settings: Mapping[str, str] = LOGGED, bind: str = "127.0.0.1", port: int = 0) -> Iterator[Stack]:
+def run_stack(
+    *,
+    settings: Mapping[str, str] = LOGGED,
+    bind: str = "127.0.0.1",
+    port: int = 0,
+    rotation_host: str | None = None,
+) -> Iterator[Stack]:
     """Run both servers with one role and its secret; afterwards nothing is left of them.
 
-    `settings` go into postgresql.conf; `bind` and `port` (of Secrets Manager) let others than this machine in.
+    `settings` go into postgresql.conf; `bind` and `port` (of Secrets Manager) let others than this machine in. They may
+    know it as `rotation_host`, which goes into the secret and into the server's certificate.
     """
-    with run_postgres(settings=settings, bind=bind) as postgres, run_secrets_manager(bind=bind, port=port) as keeper:
+    names = ("localhost", *filter(None, [rotation_host]))
+    with (
+        run_postgres(settings=settings, bind=bind, server_names=names) as postgres,
+        run_secrets_manager(bind=bind, port=port) as keeper,
+    ):
         password = secrets.token_urlsafe(24)
         postgres.query(
             sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(USERNAME), sql.Literal(password))
         )
         login = {"host": postgres.host, "port": postgres.port, "dbname": "postgres", "username": USERNAME}
-        arn = keeper.create_secret(SECRET_NAME, {"engine": "postgres", **login, "password": password})
+        rotated = {} if rotation_host is None else {"rotationHost": rotation_host}
+        arn = keeper.create_secret(SECRET_NAME, {"engine": "postgres", **login, "password": password, **rotated})
         yield Stack(postgres, keeper, arn)

@@ -32,7 +32,7 @@ CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
-    logging.getLogger(name).setLevel(logging.INFO)  # at DEBUG they log what is sent and received, passwords too
+    logging.getLogger(name).setLevel(logging.WARNING)  # at DEBUG they log what is sent and received, passwords too
 
 
 @logger.inject_lambda_context(log_event=False, clear_state=True)

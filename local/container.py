@@ -1,0 +1,114 @@
+"""What a container needs to rotate on the stack of `make local`: a way in, whom to trust, a rotation's events."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+import socket
+import struct
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from botocore.exceptions import EndpointConnectionError
+
+from local import rotation
+from local.secrets_manager import SecretsManagerServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from local.stack import Stack
+
+HOST = "host.docker.internal"  # this machine, as a container knows it: by itself on Docker Desktop, else by --add-host
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = ROOT / ".aws-sam" / "build"
+FOLDER = ROOT / "build" / "local"
+CA_FILE = "local-ca.pem"
+_SIOCGIFADDR = 0x8915  # netdevice(7)
+
+
+def bridge_address() -> str | None:
+    """Return the address of this machine in Docker's network; None where Docker Desktop hands over to the loopback.
+
+    To listen there instead of everywhere keeps the rest of the network out: moto asks for no password.
+    """
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
+        try:
+            interface = fcntl.ioctl(any_socket.fileno(), _SIOCGIFADDR, struct.pack("256s", b"docker0"))
+        except OSError:
+            return None
+    return socket.inet_ntoa(interface[20:24])
+
+
+@contextmanager
+def announced(stack: Stack, folder: Path) -> Iterator[None]:
+    """Let prepare() find the stack in the same `folder`, as long as it runs."""
+    server = stack.secrets_manager
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "stack.json"
+    file.write_text(
+        json.dumps(
+            {
+                "secrets_manager": {
+                    "port": server.port,
+                    "address": server.address,
+                    "function_arn": server.function_arn,
+                },
+                "secret_arn": stack.secret_arn,
+                "ca_file": str(stack.postgres.ca_file),
+            }
+        )
+    )
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def prepare(folder: Path, build: Path) -> list[Path]:
+    """Begin a rotation on the announced stack; return the events of its steps, which `folder` has with all the rest.
+
+    The built function goes there as a copy with the stack's CA added: `sam local` has no other way to give a container
+    a file, and what is deployed must not have it. FileNotFoundError where no stack is announced.
+    """
+    stack = json.loads((folder / "stack.json").read_text())
+    server = SecretsManagerServer(**stack["secrets_manager"])
+    token = rotation.begin(server.client(), stack["secret_arn"], server.function_arn)
+    shutil.rmtree(folder / "RotationFunction", ignore_errors=True)
+    shutil.copytree(build, folder, dirs_exist_ok=True)
+    shutil.copy(stack["ca_file"], folder / "RotationFunction" / CA_FILE)
+    environment = {
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{HOST}:{server.port}",
+        "PGSSLROOTCERT": f"/var/task/{CA_FILE}",
+    }
+    (folder / "environment.json").write_text(json.dumps({"Parameters": environment}, indent=2))
+    return [_fill_in(file, folder, stack["secret_arn"], token) for file in sorted((ROOT / "events").glob("*.json"))]
+
+
+def _fill_in(file: Path, folder: Path, secret_arn: str, token: str) -> Path:
+    event = json.loads(file.read_text())
+    values = {"SecretId": secret_arn, "ClientRequestToken": token}
+    filled = folder / file.name
+    filled.write_text(json.dumps(event | {key: values[key] for key in event.keys() & values}, indent=2))
+    return filled
+
+
+def main() -> int:
+    """Do what `make events` asks; return the exit status."""
+    try:
+        events = prepare(FOLDER, BUILD)
+    except (FileNotFoundError, EndpointConnectionError):
+        sys.stderr.write("No local stack is running: type `make local` in another terminal.\n")
+        return 1
+    sys.stdout.write("A rotation has begun: AWSPENDING is on a version without a value. Its steps, in their order:\n\n")
+    order = ("create_secret", "set_secret", "test_secret", "finish_secret")
+    for event in sorted((event for event in events if event.stem in order), key=lambda event: order.index(event.stem)):
+        sys.stdout.write(f"  sam local invoke --event {event.relative_to(ROOT)}\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,271 @@
+"""The template's role is enough for a rotation, and no more: actions on a moto that enforces IAM, the rest as written.
+
+moto judges actions alone (resource "*", no conditions); resources and conditions are read from the resolved policies.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local import rotation
+from rotation_lambda.errors import RotationError
+from tests.cloudformation import PARTITIONS, ROOT, SECRET, TWO_ANSWERS, Stack, deploy
+from tests.test_template import FURTHER, KEY, NEW, SUPERUSER, SUPERUSER_KEY
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.postgres import PostgresServer
+    from local.secrets_manager import SecretsManagerServer
+    from tests.conftest import Role, Secret
+
+VPC = {"SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1"}
+EVERYTHING = {
+    **TWO_ANSWERS,
+    **VPC,
+    "FurtherSecretArns": FURTHER,
+    "KmsKeyArn": KEY,
+    "SuperuserSecretArn": SUPERUSER,
+    "SuperuserKmsKeyArn": SUPERUSER_KEY,
+}
+
+
+def listed(value: str | list[str]) -> list[str]:
+    return [value] if isinstance(value, str) else value
+
+
+def actions(statements: list[dict[str, Any]], service: str) -> set[str]:
+    granted = {action for statement in statements for action in listed(statement["Action"])}
+    return {action for action in granted if action.startswith(f"{service}:")}
+
+
+def called(adapter: str, service: str) -> set[str]:
+    """Return the actions behind the client's methods that an adapter calls: one call, one action."""
+    file = ROOT / "rotation_lambda" / f"{adapter}.py"
+    return {
+        f"{service}:{node.func.attr.title().replace('_', '')}".replace("Db", "DB")
+        for node in ast.walk(ast.parse(file.read_text()))
+        if isinstance(node, ast.Call)
+        and isinstance(node.func, ast.Attribute)
+        and ast.unparse(node.func.value).endswith("client")
+    }
+
+
+CALLED = called("secrets_manager", "secretsmanager")
+ADAPTERS = [("secrets_manager", "secretsmanager", "secrets"), ("rds", "rds", "superuser")]
+
+
+class Account:
+    """moto's IAM, with a role that has what the template's has."""
+
+    def __init__(self, server: SecretsManagerServer) -> None:
+        self.server = server
+
+    @contextmanager
+    def credentials(self, stack: Stack, without: str = "") -> Iterator[dict[str, str]]:
+        """Assume the role of the stack, with one action taken away."""
+        iam = self.server.client("iam")
+        arn = iam.create_role(RoleName="template", AssumeRolePolicyDocument="{}")["Role"]["Arn"]
+        granted = sorted(action for one in stack.statements() for action in listed(one["Action"]) if action != without)
+        statement = {"Effect": "Allow", "Action": granted, "Resource": "*"}
+        policy = json.dumps({"Version": "2012-10-17", "Statement": [statement]})
+        iam.put_role_policy(RoleName="template", PolicyName="all", PolicyDocument=policy)
+        session = self.server.client("sts").assume_role(RoleArn=arn, RoleSessionName="function")["Credentials"]
+        names = {
+            "AccessKeyId": "ACCESS_KEY_ID",
+            "SecretAccessKey": "SECRET_ACCESS_KEY",
+            "SessionToken": "SESSION_TOKEN",
+        }
+        try:
+            yield {f"AWS_{names[key]}": session[key] for key in names}
+        finally:
+            iam.delete_role_policy(RoleName="template", PolicyName="all")
+            iam.delete_role(RoleName="template")
+
+    @contextmanager
+    def enforced(self) -> Iterator[None]:
+        """Let moto refuse what no policy allows; for all of its servers, since it has one state for them."""
+        self._calls_without_policies("0")
+        try:
+            yield
+        finally:
+            self._calls_without_policies("1e9")
+
+    def _calls_without_policies(self, number: str) -> None:
+        connection = HTTPConnection(self.server.address, self.server.port, timeout=10)
+        connection.request("POST", "/moto-api/reset-auth", number, {"Content-Type": "text/plain"})
+        assert connection.getresponse().status == 200
+        connection.close()
+
+
+@pytest.fixture
+def rotate(
+    secrets_manager: SecretsManagerServer,
+    postgres: PostgresServer,
+    make_role: Callable[..., Role],
+    make_secret: Callable[[object], Secret],
+    invoke: Callable[[object], None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., None]:
+    """Rotate a fresh secret, as the function does that runs under the template's role."""
+
+    def run(stack: Stack, without: str = "", *, lost: bool = False) -> None:
+        role = make_role(postgres)
+        secret = make_secret(role.document)
+        client = secrets_manager.client()
+        if lost:  # the password was changed, then the rotation was cancelled: only a version without a label has it
+            token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
+            rotation.invoke_steps(invoke, secret.arn, token, steps=["createSecret", "setSecret"])
+            rotation.cancel(client, secret.arn)
+        token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
+        account = Account(secrets_manager)
+        with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
+            variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
+            for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
+                patch.setenv(name, str(variables[name]))
+            rotation.invoke_steps(invoke, secret.arn, token)
+        assert secret.labels["AWSCURRENT"] == token
+        assert role.lets_in(secret.document()["password"])
+
+    return run
+
+
+class TestEnough:
+    @pytest.mark.parametrize("strategy", ["auto", "single-user"])
+    def test_for_a_rotation(self, strategy: str, rotate: Callable[..., None]) -> None:
+        rotate(deploy({**TWO_ANSWERS, "RotationStrategy": strategy}))
+
+    def test_for_a_rotation_that_has_to_find_a_lost_password(self, rotate: Callable[..., None]) -> None:
+        rotate(deploy(), lost=True)
+
+    @pytest.mark.parametrize("action", sorted(CALLED))
+    def test_and_not_without_any_one_action(
+        self, action: str, rotate: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with pytest.raises(RotationError):
+            rotate(deploy(), action, lost=action == "secretsmanager:ListSecretVersionIds")
+        assert f"{action} on " in caplog.text
+
+
+class TestNoMore:
+    @pytest.mark.parametrize(
+        ("adapter", "service", "policy"),
+        [adapter for adapter in ADAPTERS if (ROOT / "rotation_lambda" / f"{adapter[0]}.py").exists()],
+    )
+    def test_actions_than_the_code_calls(self, adapter: str, service: str, policy: str) -> None:
+        assert actions(deploy(EVERYTHING).statements(policy), service) == called(adapter, service)
+
+    def test_services_than_it_needs(self) -> None:
+        policies = {policy["PolicyName"] for policy in deploy().properties("Role")["Policies"]}
+        assert policies == {"logs", "secrets"}
+
+    @pytest.mark.parametrize(
+        ("answers", "policies"),
+        [
+            ({"KmsKeyArn": KEY}, {"key"}),
+            (VPC, {"vpc"}),
+            ({"SuperuserSecretArn": SUPERUSER}, {"superuser"}),
+            ({"SuperuserSecretArn": SUPERUSER, "SuperuserKmsKeyArn": SUPERUSER_KEY}, {"superuser", "superuser-key"}),
+        ],
+    )
+    def test_than_what_the_answers_add(self, answers: dict[str, str], policies: set[str]) -> None:
+        role = deploy({**TWO_ANSWERS, **answers}).properties("Role")
+        assert {policy["PolicyName"] for policy in role["Policies"]} == policies | {"logs", "secrets"}
+
+    @pytest.mark.parametrize(
+        ("answers", "secrets"),
+        [
+            ({}, [SECRET]),
+            ({"FurtherSecretArns": f"{FURTHER},{FURTHER}"}, [SECRET, FURTHER, FURTHER]),
+            ({"SecretArn": "", **NEW}, ["<Secret>"]),
+            ({"SecretArn": "", **NEW, "FurtherSecretArns": FURTHER}, ["<Secret>", FURTHER]),
+        ],
+    )
+    def test_secrets_than_are_named(self, answers: dict[str, str], secrets: list[str]) -> None:
+        stack = deploy({**TWO_ANSWERS, **answers, "KmsKeyArn": KEY})
+        own, random = stack.statements("secrets")
+        assert own["Resource"] == secrets
+        assert (random["Action"], random["Resource"]) == ("secretsmanager:GetRandomPassword", "*")
+        [key] = stack.statements("key")
+        assert key["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == secrets
+
+    def test_of_the_superuser_than_to_read_its_secret(self) -> None:
+        secret, database = deploy(EVERYTHING).statements("superuser")
+        assert actions([secret], "secretsmanager") == {"secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"}
+        assert secret["Resource"] == SUPERUSER
+        assert set(database["Action"]) == {"rds:DescribeDBClusters", "rds:DescribeDBInstances"}
+        assert database["Resource"] == [f"arn:aws:rds:us-east-1:123456789012:{kind}:*" for kind in ("cluster", "db")]
+
+    def test_wildcards_than_the_services_ask_for(self) -> None:
+        for statement in deploy(EVERYTHING).statements():
+            assert not [action for action in listed(statement["Action"]) if "*" in action]
+            if "*" in listed(statement["Resource"]):
+                assert actions([statement], "secretsmanager") <= {"secretsmanager:GetRandomPassword"}
+                assert not actions([statement], "kms")
+
+    def test_of_the_logs_than_its_own_group(self) -> None:
+        [statement] = deploy().statements("logs")
+        assert (statement["Action"], statement["Resource"]) == (
+            ["logs:CreateLogStream", "logs:PutLogEvents"],
+            "<LogGroup>.Arn",
+        )
+
+    def test_principals_than_lambda(self) -> None:
+        [statement] = deploy().properties("Role")["AssumeRolePolicyDocument"]["Statement"]
+        assert statement["Principal"] == {"Service": "lambda.amazonaws.com"}
+
+    def test_than_the_boundary_lets_it(self) -> None:
+        boundary = {"PermissionsBoundaryArn": "arn:aws:iam::123456789012:policy/edge", "RolePath": "/rotation/"}
+        role = deploy({**TWO_ANSWERS, **boundary}).properties("Role")
+        assert (role["PermissionsBoundary"], role["Path"]) == (boundary["PermissionsBoundaryArn"], "/rotation/")
+        assert "PermissionsBoundary" not in deploy().properties("Role")
+
+
+class TestKeys:
+    @pytest.mark.parametrize("partition", PARTITIONS)
+    def test_are_used_through_secrets_manager_alone(self, partition: str) -> None:
+        own = {name: value.replace("arn:aws:", f"arn:{partition}:") for name, value in EVERYTHING.items()}
+        stack = deploy(own, partition)
+        statements = [one for one in stack.statements() if actions([one], "kms")]
+        statements += stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"][2:]
+        region, suffix = PARTITIONS[partition]
+        assert len(statements) == 3
+        for statement in statements:
+            assert statement["Condition"]["StringEquals"]["kms:ViaService"] == f"secretsmanager.{region}.{suffix}"
+
+    def test_of_the_superuser_only_decrypt_its_own_secret(self) -> None:
+        [statement] = deploy(EVERYTHING).statements("superuser-key")
+        assert (statement["Action"], statement["Resource"]) == ("kms:Decrypt", SUPERUSER_KEY)
+        assert statement["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == SUPERUSER
+
+    def test_of_the_secrets_encrypt_as_well(self) -> None:
+        [statement] = deploy(EVERYTHING).statements("key")
+        assert (statement["Action"], statement["Resource"]) == (["kms:Decrypt", "kms:GenerateDataKey"], KEY)
+
+
+class TestReadingPolicy:
+    @pytest.mark.parametrize(("answers", "secret"), [({}, SECRET), ({"SecretArn": "", **NEW}, "<Secret>")])
+    def test_lets_an_application_read_this_secret_and_no_other(self, answers: dict[str, str], secret: str) -> None:
+        stack = deploy({**EVERYTHING, **answers})
+        read, describe, decrypt = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
+        assert actions([read], "secretsmanager") == {"secretsmanager:GetSecretValue"}
+        assert actions([describe], "secretsmanager") == {"secretsmanager:DescribeSecret"}
+        assert read["Resource"] == describe["Resource"] == secret
+        assert (decrypt["Action"], decrypt["Resource"]) == ("kms:Decrypt", KEY)
+        assert decrypt["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == secret
+        assert stack.outputs["ReadSecretPolicyArn"] == "<ReadSecretPolicy>"
+
+    def test_has_no_key_where_there_is_none(self) -> None:
+        assert len(deploy().properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]) == 2
+
+
+def test_every_call_is_found_in_the_adapter() -> None:
+    assert {f"secretsmanager:{name}" for name in ("DescribeSecret", "GetSecretValue", "PutSecretValue")} <= CALLED
+    assert not [action for action in CALLED if not re.fullmatch(r"secretsmanager:[A-Z][A-Za-z]+", action)]
