@@ -1,0 +1,27 @@
+"""Give SQLAlchemy a pool that lives through a rotation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import create_engine, event
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
+    from sqlalchemy import Engine
+
+    from .database import Database
+
+
+def create_engine_for(database: Database, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own
+    """Return an engine whose sessions are database.connect()'s; `options` are create_engine's.
+
+    A session that is open survives a new password: PostgreSQL asks for it at login only.
+    """
+    engine = create_engine("postgresql+psycopg2://", **options)
+
+    @event.listens_for(engine, "do_connect")
+    def log_in(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Connection:
+        return database.connect(**parameters)
+
+    return engine
