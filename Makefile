@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 SAM := SAM_CLI_TELEMETRY=0 $(VENV)/bin/sam
 ENV ?= default
 
-.PHONY: help rotate local test check build deploy events lock clean build-RotationFunction
+.PHONY: help rotate local test check build deploy events bundle lock clean build-RotationFunction
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -38,6 +38,9 @@ deploy: $(READY)  ## Build it and deploy it (ENV=prod: what samconfig.toml has f
 
 events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke`
 	@$(RUN) -m local.container
+
+bundle: $(READY)  ## Show and check the certificates that the function ships
+	@$(RUN) -m local.bundle
 
 # What `sam build` calls, in lambda/x86_64 or lambda/arm64, where `platforms` has pip's names for that machine. Any Python
 # with pip will do. The wheels are unpacked instead of installed, for pip would leave traces of this machine.

@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.table import Table
 
 from local import container, rotation
+from local.breakages import BREAKAGES, demonstrate
 from local.stack import SECRET_NAME, USERNAME, Stack, run_stack
 
 if TYPE_CHECKING:
@@ -47,6 +48,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--bind", metavar="ADDRESS", help="serve there as well (default: where containers find this machine)"
     )
+    parser.add_argument(
+        "--break",
+        dest="breakage",
+        choices=BREAKAGES,
+        metavar="WHAT",
+        help=f"start broken; show what a preflight finds and what a rotation ends in ({', '.join(BREAKAGES)})",
+    )
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -61,6 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 _serve(stack, console)
         with run_stack() as stack:
             function = _load_function(stack, logs=options.logs)
+            if options.breakage:
+                console.print(*demonstrate(BREAKAGES[options.breakage], stack, function), sep="\n", markup=False)
+                return 0
             for _ in range(options.times):
                 _rotate(stack, function, console)
     except KeyboardInterrupt:
@@ -164,7 +175,8 @@ def _load_function(stack: Stack, *, logs: bool) -> Callable[[dict[str, str]], ob
     from rotation_lambda.handler import lambda_handler, logger  # noqa: PLC0415 - the environment has to be there first
 
     logger.handlers[0].setStream(sys.stderr if logs else io.StringIO())  # type: ignore[attr-defined]
-    return lambda event: lambda_handler(event, CONTEXT)  # type: ignore[arg-type]
+    context = SimpleNamespace(**{**vars(CONTEXT), "invoked_function_arn": stack.secrets_manager.function_arn})
+    return lambda event: lambda_handler(event, context)  # type: ignore[arg-type]
 
 
 def _serve(stack: Stack, console: Console) -> NoReturn:

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from functools import partial
 from types import MappingProxyType
 from typing import NoReturn, Self
 
@@ -73,6 +74,33 @@ class Credential:
             masterarn=keys.text("masterarn", default="") or None,
             document=MappingProxyType(keys.document),
         )
+
+    @staticmethod
+    def faults(text: str) -> list[InvalidSecretError]:
+        """Return all that is wrong with the JSON of a secret, where parse() would raise the first of it."""
+        try:
+            keys = _Keys(_read_object(text))
+        except InvalidSecretError as error:
+            return [error]
+        found = []
+        for read in (
+            keys.check_engine,
+            partial(keys.host, "host"),
+            partial(keys.port, "port"),
+            partial(keys.name, "dbname", default="postgres"),
+            partial(keys.name, "username"),
+            partial(keys.text, "password"),
+            keys.sslmode,
+            partial(keys.host, "tlsServerName", default=""),
+            partial(keys.host, "rotationHost", default=""),
+            partial(keys.port, "rotationPort"),
+            partial(keys.text, "masterarn", default=""),
+        ):
+            try:
+                read()
+            except InvalidSecretError as error:
+                found.append(error)
+        return found
 
     @property
     def address(self) -> tuple[str, int]:

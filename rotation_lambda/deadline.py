@@ -18,7 +18,8 @@ MINIMUM_S = 25.0
 RESERVE_S = 12.0
 """What moving AWSCURRENT, or putting the old password back, may need after everything else."""
 
-_REPORT_S = 1.0
+REPORT_S = 1.0
+"""What the last words need: to log, and to raise or to report."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Deadline:
                 f"The function's timeout leaves {milliseconds / 1000:.0f} seconds; a step needs {MINIMUM_S:.0f}.",
                 hint="Set the function's Timeout to 60 seconds (template.yaml does).",
             )
-        return cls(time.monotonic() + milliseconds / 1000 - _REPORT_S)
+        return cls(time.monotonic() + milliseconds / 1000 - REPORT_S)
 
     def left(self, reserve: float = 0.0) -> float:
         """Return the seconds left before the reserve begins; 0 where it has."""

@@ -41,9 +41,10 @@ from typing import ClassVar
 
 
 class RotationError(Exception):
-    """A rotation step failed: `what` happened, its `code`, and the `hint` for the next action."""
+    """A rotation step failed: `what` happened, what was `changed`, its `code`, and the `hint` for the next action."""
 
     code: ClassVar[str] = "rotation-failed"
+    changed: ClassVar[str] = ""
     hint: str = "Read the message."
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
@@ -52,8 +53,13 @@ class RotationError(Exception):
         if hint is not None:
             self.hint = hint
 
+    @property
+    def message(self) -> str:
+        """What happened, and what the step has changed by then, where that goes without saying."""
+        return f"{self.what} {self.changed}".rstrip()
+
     def __str__(self) -> str:
-        return f"{self.what} Next: {self.hint}"
+        return f"{self.message} Next: {self.hint}"
 
 
 class InvalidEventError(RotationError):
@@ -159,16 +165,20 @@ class DatabaseError(RotationError):
     """The database stood in the way; `unknown` where it left open whether the password is right: waiting may help."""
 
     unknown: ClassVar[bool] = False
+    changed = "Nothing was changed."
     code = "database-failed"
     hint = "Read the server's log of the same second."
 
 
 class DatabaseUnreachableError(DatabaseError):
-    """No answer whether the password is right: in DESIGN's words, *unknown*. The step stops and changes nothing."""
+    """No answer whether the password is right. The step stops: another password is tried after a refusal only."""
 
     unknown = True
     code = "database-unreachable"
-    hint = "The server's own words are above; its log says more at the same second."
+    hint = (
+        "Read the server's own words above and its log of the same second. In another language than English they are "
+        "not understood here: set lc_messages to C on the server."
+    )
 
 
 class HostNotFoundError(DatabaseUnreachableError):
@@ -236,8 +246,8 @@ class LoginRefusedError(DatabaseError):
 
     code = "login-refused"
     hint = (
-        "One of three: the password is another one, the role does not exist, or it is past its VALID UNTIL (PostgreSQL "
-        "tells them apart in its own log only)."
+        "PostgreSQL says in its own log only which it is: the role is past its VALID UNTIL, does not exist, or has "
+        "another password (set by hand, by a second secret for the same role, or by a snapshot that was restored)."
     )
 
 
@@ -277,6 +287,7 @@ class RoleLockedError(DatabaseError):
 class PasswordChangeError(DatabaseError):
     """The database did not carry out ALTER ROLE. `sqlstate` is PostgreSQL's error code, None when the session broke."""
 
+    changed = ""
     code = "password-change-failed"
     hint = "Look the SQLSTATE up in PostgreSQL's Appendix A; the server's log says more at the same second."
 
@@ -288,6 +299,7 @@ class PasswordChangeError(DatabaseError):
 class VerificationFailedError(DatabaseError):
     """The password was changed, the new one did not log in, and AWSCURRENT's is in force, proved by a login."""
 
+    changed = ""
     code = "verification-failed"
     hint = (
         "AWSCURRENT works, nobody is locked out. Find out why a new password does not log in: a pooler or proxy with "
@@ -298,6 +310,7 @@ class VerificationFailedError(DatabaseError):
 class UnprovenPasswordError(DatabaseError):
     """The password was changed, and neither the new nor the old one could be proved afterwards. Logged as CRITICAL."""
 
+    changed = ""
     code = "unproven-password"
     hint = (
         "Look at the database now. As a rule the next try, which Secrets Manager makes by itself, finds which of the "

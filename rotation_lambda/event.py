@@ -13,17 +13,18 @@ _PLAIN = re.compile(r"[!-~]+")
 
 
 class Step(StrEnum):
-    """The four steps, in their order (AWS: «Lambda rotation functions»)."""
+    """The four steps, in their order (AWS: «Lambda rotation functions»), and this function's own preflight."""
 
     CREATE_SECRET = "createSecret"
     SET_SECRET = "setSecret"
     TEST_SECRET = "testSecret"
     FINISH_SECRET = "finishSecret"
+    PREFLIGHT = "preflight"
 
 
 @dataclass(frozen=True, slots=True)
 class RotationEvent:
-    """One step for one version of one secret."""
+    """One step for one version of one secret; a preflight is for no version, and its token is empty."""
 
     step: Step
     secret_id: str
@@ -48,6 +49,8 @@ class RotationEvent:
                 f"SecretId is {_quote(secret_id)}, not the ARN of a secret.",
                 hint="Pass the secret's whole ARN; «aws secretsmanager describe-secret» prints it.",
             )
+        if step == Step.PREFLIGHT:
+            return cls(Step.PREFLIGHT, secret_id, "")
         token = _text(event, "ClientRequestToken")
         if not _PLAIN.fullmatch(token):
             raise InvalidEventError("ClientRequestToken holds a character that no version id has.")

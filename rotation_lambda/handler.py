@@ -6,7 +6,7 @@ import logging
 import os
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from aws_lambda_powertools import Logger
@@ -36,23 +36,26 @@ for name in ("boto3", "botocore", "urllib3"):
 
 
 @logger.inject_lambda_context(log_event=False, clear_state=True)
-def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> None:
-    """Take one step of a rotation (AWS: «Lambda rotation functions»); log and raise a RotationError if it fails."""
+def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, Any] | None:
+    """Take one step of a rotation (AWS: «Lambda rotation functions»); log and raise a RotationError if it fails.
+
+    The answer is None, but for a preflight its report.
+    """
     try:
-        _take(RotationEvent.parse(event), context)
+        return _take(RotationEvent.parse(event), context)
     except RotationError as error:
         failure = error
     except Exception as error:  # noqa: BLE001 - whatever it is, its text could quote a secret: only its class gets out
         place = extract_tb(error.__traceback__)[-1]
         failure = UnexpectedError(f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}.")
-    else:
-        return
     log = logger.critical if isinstance(failure, UnprovenPasswordError) else logger.error
-    log(failure.what, code=failure.code, hint=failure.hint)
+    log(failure.message, code=failure.code, hint=failure.hint)
     raise failure
 
 
-def _take(event: RotationEvent, context: LambdaContext) -> None:
+def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None:
+    if event.step is Step.PREFLIGHT:
+        return _look(event, context)
     logger.append_keys(secret_id=event.secret_id, version_id=event.client_request_token, step=event.step)
     settings = Settings.from_environment(os.environ)
     logger.append_keys(strategy=settings.strategy)
@@ -71,6 +74,18 @@ def _take(event: RotationEvent, context: LambdaContext) -> None:
             steps.test_secret(rotation)
         case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
             steps.finish_secret(rotation)
+    return None
+
+
+def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
+    from rotation_lambda import preflight  # noqa: PLC0415 - no rotation waits for its import
+
+    logger.append_keys(secret_id=event.secret_id, step=event.step)
+    seconds = context.get_remaining_time_in_millis() / 1000
+    arn = context.invoked_function_arn
+    report = preflight.run(event.secret_id, _client, os.environ, seconds=seconds, function_arn=arn)
+    logger.info("The worst finding of the preflight: %s.", report.worst)
+    return report.to_json()
 
 
 def _client(deadline: Deadline) -> SecretsManagerClient:

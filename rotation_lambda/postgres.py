@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import time
 from dataclasses import dataclass, field
@@ -13,23 +12,22 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, encrypt_password
 
+from rotation_lambda import survey, tls
+from rotation_lambda.answers import name_login, one_line, read_answer
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import (
     AuthenticationMethodError,
     ConnectionFailedError,
     DatabaseError,
-    DatabaseNotReadyError,
     DatabaseReadOnlyError,
     DatabaseTimeoutError,
     DatabaseUnreachableError,
     HostNotFoundError,
-    LoginNotAllowedError,
-    LoginRefusedError,
-    NoHbaEntryError,
     PasswordChangeError,
     PoolerError,
     TlsError,
 )
+from rotation_lambda.settings import PLATFORM_ROOTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -41,6 +39,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 3.0
+LOOK_TIMEOUT_S = 3.0
 _GRACE_S = 1.0  # for the server to tell us that its own timeout has struck
 
 _SCRAM, _MD5 = "scram-sha-256", "md5"
@@ -61,41 +60,14 @@ _CHANGE_HINTS = {
     "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
     "55P03": "Another transaction holds pg_authid's row: look for it in pg_locks. Secrets Manager retries.",
     "57014": "The statement took longer than 5 seconds: is the server overloaded? Secrets Manager retries.",
+    "22023": "A password-checking extension of the server said no; its settings decide what it takes.",
 }
-_LOCK_CLASS = 0x526F74  # "Rot": keeps our advisory locks apart from the applications'
-
-# libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
-# anchored, so that a role or database with a hostile name cannot pose as another answer. What none matches, is unknown.
-_ANSWERS: tuple[tuple[re.Pattern[str], type[DatabaseError]], ...] = tuple(
-    (re.compile(pattern), error)
-    for pattern, error in (
-        (r'FATAL:  password authentication failed(?: for user ".*")?$', LoginRefusedError),
-        (r"FATAL:  SASL authentication failed$", LoginRefusedError),  # PgBouncer
-        # The server checks these only after the password (InitPostgres), so they prove it.
-        (r'FATAL:  too many connections for (?:role|database) "', LoginNotAllowedError),
-        (r"FATAL:  remaining connection slots are reserved", LoginNotAllowedError),
-        (r'FATAL:  database ".*" does not exist$', LoginNotAllowedError),
-        (r'FATAL:  permission denied for database "', LoginNotAllowedError),
-        (r'FATAL:  database ".*" is not currently accepting connections$', LoginNotAllowedError),
-        (r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError),
-        (r'FATAL:  role ".*" is not permitted to log in$', LoginNotAllowedError),
-        (r"FATAL:  no pg_hba\.conf entry for ", NoHbaEntryError),
-        (r"FATAL:  pg_hba\.conf rejects connection for ", NoHbaEntryError),
-        (r"FATAL:  the database system is ", DatabaseNotReadyError),
-        (r"FATAL:  sorry, too many clients already$", DatabaseNotReadyError),
-        (r"FATAL:  terminating connection due to ", DatabaseNotReadyError),
-        (r"authentication method requirement .* failed: ", AuthenticationMethodError),
-        (r"server certificate for ", TlsError),
-        (r"server does not support SSL", TlsError),
-        (r"SSL error: ", TlsError),
-        (r"could not .*(?:certificate|SSL)", TlsError),
-        (r"SSL SYSCALL error: ", ConnectionFailedError),
-        (r"(?:Connection refused|Connection reset by peer)$", ConnectionFailedError),
-        (r"(?:No route to host|Network is unreachable)$", ConnectionFailedError),
-        (r"(?:server closed the connection|could not (?:receive|send) data)", ConnectionFailedError),
-        (r"Connection timed out$", DatabaseTimeoutError),
-    )
+# Of extensions that look at new passwords some refuse a verifier, since they cannot look into it (credcheck: 28000).
+_PLAIN_TEXT_WANTED = (
+    "A password-checking extension wants to see passwords in plain text, which would leave them in the server's log. "
+    "Let it take verifiers: credcheck.encrypted_password_allowed = on."
 )
+_LOCK_CLASS = 0x526F74  # "Rot": keeps our advisory locks apart from the applications'
 
 
 def _addresses(credential: Credential) -> list[str]:
@@ -104,7 +76,7 @@ def _addresses(credential: Credential) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise HostNotFoundError(f"{_login(credential)}: could not look up the host: {error.strerror}.") from None
+        raise HostNotFoundError(f"{name_login(credential)}: could not look up the host: {error.strerror}.") from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -128,6 +100,8 @@ class Postgres:
             name for name in os.environ if name.startswith("PG") and name not in {"PGSSLMODE", "PGSSLROOTCERT"}
         ]:
             del os.environ[name]
+        if self.sslrootcert == PLATFORM_ROOTS:
+            os.environ["SSL_CERT_FILE"] = tls.platform_roots()
 
     def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
         """Return an open session in which the server itself, and no pooler, knows the credential's user.
@@ -160,7 +134,7 @@ class Postgres:
         sslmode = credential.sslmode or self.sslmode
         verified = sslmode in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
         host, port = credential.address
-        connection, began = None, self.deadline.clock()
+        connection = None
         try:
             connection = psycopg2.connect(
                 host=credential.tls_server_name or host,
@@ -173,25 +147,46 @@ class Postgres:
                 sslmode=str(sslmode),
                 sslrootcert=self.sslrootcert if verified else "",
                 sslcertmode="disable",
+                channel_binding="prefer",
                 gssencmode="disable",
                 client_encoding="UTF8",
                 application_name="rotation_lambda",
                 async_=True,
             )
             _wait(connection, min(CONNECT_TIMEOUT_S, self.deadline.left()))
-            session = Session(connection, credential, require_auth, self.deadline, began)
+            session = Session(connection, credential, require_auth, self.deadline)
             session.look_around()
         except psycopg2.Error as error:
-            failure = _read_answer(str(error), credential)
+            failure = read_answer(str(error), credential)
         except TimeoutError as error:
-            failure = DatabaseTimeoutError(f"{_login(credential)}: no answer from {address} within {error} seconds.")
+            failure = DatabaseTimeoutError(
+                f"{name_login(credential)}: no answer from {address} within {error} seconds."
+            )
         except DatabaseError as error:
             failure = error
         else:
             return session
         if connection is not None:
             connection.close()
+        if isinstance(failure, TlsError) and failure.hint is TlsError.hint:
+            failure = self._explain(failure, address, credential)
         raise failure
+
+    def look_at_certificate(self, address: str, credential: Credential) -> tls.Certificate | None:
+        """Return the certificate of the server at one of the credential's addresses; None where it has no TLS."""
+        host, port = credential.address
+        seconds = min(LOOK_TIMEOUT_S, self.deadline.left())
+        return tls.look_at(address, port, credential.tls_server_name or host, self.sslrootcert, seconds)
+
+    def _explain(self, failure: TlsError, address: str, credential: Credential) -> TlsError:
+        """Add to libpq's words, which name none of it, what the certificate says and what was asked for."""
+        try:
+            certificate = self.look_at_certificate(address, credential)
+        except (OSError, ValueError):  # the witness is gone; libpq's own words have to do
+            return failure
+        name = credential.tls_server_name or credential.address[0]
+        told, hint = tls.advise(certificate, name, self.sslrootcert)
+        return TlsError(f"{failure.what} {told}".rstrip(), hint=hint)
 
 
 @dataclass(slots=True)
@@ -206,7 +201,6 @@ class Session:
     credential: Credential
     authentication: str
     _deadline: Deadline = field(repr=False)
-    _began: float = field(repr=False)
     in_recovery: bool = False
 
     @property
@@ -224,10 +218,6 @@ class Session:
         """Log out. What was not committed is rolled back, and locks are released, by the server."""
         self._connection.close()
 
-    def age(self) -> float:
-        """Return the seconds since this login began."""
-        return self._deadline.clock() - self._began
-
     def look_around(self) -> None:
         """See before anything is done whose session this is, and that it is the server's own.
 
@@ -241,7 +231,7 @@ class Session:
         )
         self._ask("COMMIT")
         if user != self.credential.username or backend_pid != pid:
-            raise PoolerError(f"{_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
+            raise PoolerError(f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
 
     def try_lock(self) -> bool:
         """Take the lock that keeps two rotations of one role apart, until this session ends; False where it is taken.
@@ -264,8 +254,16 @@ class Session:
         pid, name, address, since = holders[0]
         return f"process {pid} ({name or 'no application_name'}, from {address or 'the server itself'}, since {since})"
 
-    def change_password(self, password: str) -> None:
+    def survey(self) -> survey.Survey:
+        """Return what this session can see of its role and its server; nothing is changed."""
+        [row] = self._ask(survey.QUERY, survey.PARAMETERS)
+        return survey.Survey(*row)
+
+    def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
         """Give the session's own user another password, in one transaction.
+
+        `confirm` is asked right before COMMIT, when PostgreSQL keeps every other change of the role waiting: what it
+        raises is raised, and no password was changed once this session is closed.
 
         Only a verifier leaves this process, so that the password is in no log of the server's: an ordinary role cannot
         switch those off (PostgreSQL 19.8 log_statement, F.32 pg_stat_statements). It is a SCRAM verifier whenever the
@@ -277,7 +275,7 @@ class Session:
         says that COMMIT was not confirmed.
         """
         if self.in_recovery:
-            raise DatabaseReadOnlyError(f"{_login(self.credential)}: the server is in recovery, a standby.")
+            raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         committing = False
         try:
             algorithm = _SCRAM
@@ -286,6 +284,7 @@ class Session:
             verifier = encrypt_password(password, self.credential.username, self._connection, algorithm)
             self._execute(f"BEGIN READ WRITE; {_TIMEOUTS}; SET LOCAL ROLE NONE")
             self._execute("ALTER ROLE SESSION_USER PASSWORD %s", (verifier,))
+            confirm()
             committing = True
             self._execute("COMMIT")
         except (psycopg2.Error, TimeoutError) as error:
@@ -299,7 +298,7 @@ class Session:
         try:
             return self._execute(query, parameters)
         except (psycopg2.Error, TimeoutError) as error:
-            failure = DatabaseUnreachableError(f"{_login(self.credential)}: {_cause(error)}.")
+            failure = DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
         raise failure
 
     def _execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:  # noqa: ANN401 - psycopg2's own
@@ -319,27 +318,18 @@ def _wait(connection: Connection, seconds: float) -> None:
             raise TimeoutError(f"{seconds:.1f}")
 
 
-def _read_answer(text: str, credential: Credential) -> DatabaseError:
-    """Read libpq's text about a failed connect; of several lines the first one counts, a DETAIL may follow."""
-    answer = text.strip().partition("\n")[0]
-    for pattern, error in _ANSWERS:
-        if pattern.match(answer):
-            return error(f"{_login(credential)}: {_one_line(answer)}.")
-    return DatabaseUnreachableError(f"{_login(credential)}: {_one_line(text)}.")
-
-
 def _read_change_failure(
     error: psycopg2.Error | TimeoutError, credential: Credential, *, committing: bool
 ) -> DatabaseError:
     sqlstate = getattr(error, "pgcode", None)
     if sqlstate in _READ_ONLY:
-        return DatabaseReadOnlyError(f"{_login(credential)}: the server takes no changes ({_cause(error)}).")
+        return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({_cause(error)}).")
     if committing:
         what = "COMMIT was not confirmed, so the new password may be in force or not; the next try finds out"
     else:
         what = "ALTER ROLE was not carried out, the old password holds"
-    hint = _CHANGE_HINTS.get(sqlstate or "")
-    return PasswordChangeError(f"{_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint)
+    hint = _PLAIN_TEXT_WANTED if "not a plain text" in _cause(error) else _CHANGE_HINTS.get(sqlstate or "")
+    return PasswordChangeError(f"{name_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint)
 
 
 def _cause(error: psycopg2.Error | TimeoutError) -> str:
@@ -347,14 +337,5 @@ def _cause(error: psycopg2.Error | TimeoutError) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer to a statement within {error} seconds"
     if error.pgcode is None:
-        return f"the session broke: {_one_line(str(error))}"
-    return f"{_one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode}"
-
-
-def _login(credential: Credential) -> str:
-    host, port = credential.address
-    return f"Role {credential.username!a} at {host}:{port}/{credential.dbname!a}"
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+        return f"the session broke: {one_line(str(error))}"
+    return f"{one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
@@ -20,15 +21,29 @@ from rotation_lambda.staging import SecretVersions, StagingLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from datetime import datetime
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import SecretVersionsListEntryTypeDef
+    from mypy_boto3_secretsmanager.type_defs import RotationRulesTypeTypeDef, SecretVersionsListEntryTypeDef
 
     from rotation_lambda.settings import PasswordPolicy
 
 _Answer = TypeVar("_Answer")
 _ACCESS_DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
 _KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """What Secrets Manager tells of a secret without its values; `clock` is its own at that moment."""
+
+    versions: SecretVersions
+    function_arn: str | None
+    schedule: str | None
+    last_rotated: datetime | None
+    next_rotation: datetime | None
+    kms_key: str | None
+    clock: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +58,25 @@ class SecretsManager:
     secret_id: str
 
     def describe_secret(self) -> SecretVersions:
-        """Return the staging labels as they are now (AWS: DescribeSecret)."""
+        """Return the staging labels as they are now."""
+        return self.describe().versions
+
+    def describe(self) -> Description:
+        """Return all that is known of the secret but its values (AWS: DescribeSecret)."""
         answer = self._ask("DescribeSecret", None, lambda: self.client.describe_secret(SecretId=self.secret_id))
-        return SecretVersions(
-            labels={version: frozenset(labels) for version, labels in answer.get("VersionIdsToStages", {}).items()},
-            rotation_enabled=answer.get("RotationEnabled"),
-            deleted="DeletedDate" in answer,
+        date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        return Description(
+            versions=SecretVersions(
+                labels={version: frozenset(labels) for version, labels in answer.get("VersionIdsToStages", {}).items()},
+                rotation_enabled=answer.get("RotationEnabled"),
+                deleted="DeletedDate" in answer,
+            ),
+            function_arn=answer.get("RotationLambdaARN"),
+            schedule=_schedule(answer.get("RotationRules", {})),
+            last_rotated=answer.get("LastRotatedDate"),
+            next_rotation=answer.get("NextRotationDate"),
+            kms_key=answer.get("KmsKeyId"),
+            clock=parsedate_to_datetime(date) if date else None,
         )
 
     def get_secret_value(self, version: str) -> str:
@@ -148,6 +176,11 @@ class SecretsManager:
         # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit
         # runs while the exception is being handled, could not keep it out).
         raise failure
+
+
+def _schedule(rules: RotationRulesTypeTypeDef) -> str | None:
+    days = rules.get("AutomaticallyAfterDays")
+    return rules.get("ScheduleExpression") or (f"every {days} days" if days else None)
 
 
 def _read(error: ClientError, operation: str, secret_id: str, version: str | None) -> RotationError:

@@ -42,27 +42,35 @@ class PasswordPolicy:
         """Refuse a policy that no password satisfies, by the variable's name."""
         if not 8 <= self.length <= 4096:  # noqa: PLR2004
             raise ConfigurationError(f"PASSWORD_LENGTH is {self.length}; it must be from 8 to 4096.")
+        if len(self.characters) < 10:  # noqa: PLR2004
+            raise ConfigurationError(
+                "EXCLUDE_CHARACTERS and the other EXCLUDE_ variables leave fewer than 10 characters."
+            )
+        for name, characters in self._types().items():
+            if self.require_each_included_type and not characters:
+                raise ConfigurationError(
+                    f"EXCLUDE_CHARACTERS leaves nothing of {name.lower()}, which REQUIRE_EACH_INCLUDED_TYPE asks for: "
+                    f"set EXCLUDE_{name}=true as well."
+                )
+
+    @property
+    def characters(self) -> frozenset[str]:
+        """The characters that a new password is made of."""
+        return frozenset().union(*self._types().values())
+
+    def _types(self) -> dict[str, frozenset[str]]:
+        """Return what is left of each type that is not excluded as a whole."""
         types = {
             "NUMBERS": (self.exclude_numbers, string.digits),
             "PUNCTUATION": (self.exclude_punctuation, string.punctuation),
             "UPPERCASE": (self.exclude_uppercase, string.ascii_uppercase),
             "LOWERCASE": (self.exclude_lowercase, string.ascii_lowercase),
         }
-        left = {
-            name: set(characters) - set(self.exclude_characters)
+        return {
+            name: frozenset(characters) - frozenset(self.exclude_characters)
             for name, (excluded, characters) in types.items()
             if not excluded
         }
-        if len(set().union(*left.values())) < 10:  # noqa: PLR2004
-            raise ConfigurationError(
-                "EXCLUDE_CHARACTERS and the other EXCLUDE_ variables leave fewer than 10 characters."
-            )
-        for name, characters in left.items():
-            if self.require_each_included_type and not characters:
-                raise ConfigurationError(
-                    f"EXCLUDE_CHARACTERS leaves nothing of {name.lower()}, which REQUIRE_EACH_INCLUDED_TYPE asks for: "
-                    f"set EXCLUDE_{name}=true as well."
-                )
 
 
 @dataclass(frozen=True, slots=True)

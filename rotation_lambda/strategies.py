@@ -26,7 +26,7 @@ from rotation_lambda.errors import (
 from rotation_lambda.staging import SecretVersions, StagingLabel
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from rotation_lambda.deadline import Deadline
     from rotation_lambda.settings import PasswordPolicy
@@ -36,15 +36,13 @@ logger = logging.getLogger(__name__)
 MOST_ORPHANS = 5
 """How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
+_CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
 _TWIN = {
     "XX000",
     "40001",
     "40P01",
     "55P03",
 }  # tuple concurrently updated, serialization, deadlock, lock timeout
-
-_WHOLE_ROTATION_S = 1.0
-"""Into less than this the three further steps of another rotation do not fit."""
 
 
 class Secrets(Protocol):
@@ -64,10 +62,9 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
-    def age(self) -> float: ...
     def try_lock(self) -> bool: ...
     def lock_holder(self) -> str: ...
-    def change_password(self, password: str) -> None: ...
+    def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
 
 
 class Database(Protocol):
@@ -101,7 +98,8 @@ class SingleUser:
             if session is None:
                 return
             with session:
-                if self._had_to_wait(session) or self._is_late(credential, session):
+                if self._had_to_wait(session):
+                    self._check_labels()
                     continue
                 if way != StagingLabel.CURRENT:
                     self._check_labels()
@@ -109,7 +107,7 @@ class SingleUser:
                     logger.info("The database accepts AWSPENDING already; nothing to do.")
                     return
                 try:
-                    session.change_password(pending.password)
+                    session.change_password(pending.password, lambda: self._check_unchanged(credential))  # noqa: B023
                 except (PasswordChangeError, DatabaseReadOnlyError) as error:
                     if not (_may_pass(error) and self.deadline.pause(1.0, RESERVE_S)):
                         raise
@@ -175,15 +173,21 @@ class SingleUser:
                 return True
         raise RoleLockedError(f"Another rotation of this role is at work: {session.lock_holder()}.")
 
-    def _is_late(self, credential: Credential, session: Session) -> bool:
-        """Tell, where the lock took long enough for another rotation, whether what let us in is refused by now."""
-        if session.age() < _WHOLE_ROTATION_S:
-            return False
+    def _check_unchanged(self, credential: Credential) -> None:
+        """Return while the password that let us in is still in force, in the moment before the change is committed.
+
+        The session may be older than another rotation, whose proven password must not be undone. From our ALTER ROLE to
+        our COMMIT PostgreSQL keeps every other change of the role waiting. Raises PasswordChangeError, as for a twin.
+        """
         try:
             self.database.log_in(credential).close()
-        except LoginRefusedError:
-            return True
-        return False
+        except LoginNotAllowedError:
+            return
+        except LoginRefusedError as error:
+            what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
+        else:
+            return
+        raise PasswordChangeError(what, sqlstate=_CHANGED_MEANWHILE)
 
     def _get_in(self, current: Credential, pending: Credential) -> tuple[str, Credential, Session | None]:
         """Return whose password the database accepts, and a session; None for a session before AWSPENDING's shut door.
@@ -215,8 +219,7 @@ class SingleUser:
                 return way, credential, session
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise LoginRefusedError(
-            f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread} "
-            "Nothing was changed.",
+            f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
             hint=f"{LoginRefusedError.hint} If nobody knows the password: README.md, «When a rotation is stuck».",
         )
 
@@ -273,7 +276,7 @@ class SingleUser:
             self._check_labels()
             doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
             if doubt is not None:
-                session.change_password(current.password)
+                session.change_password(current.password, self._check_labels)
                 doubt = self._disproof(current, *now)
         except RotationError as error:
             doubt = error

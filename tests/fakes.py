@@ -101,7 +101,6 @@ class FakeDatabase:
     scram_only: set[str] = field(default_factory=set)
     open_sessions: int = 0
     locked: int = 0
-    lock_takes: float = 0.0
     in_recovery: bool = False
     at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
 
@@ -133,9 +132,6 @@ class FakeSession:
     def close(self) -> None:
         self.database.open_sessions -= 1
 
-    def age(self) -> float:
-        return self.database.lock_takes
-
     def try_lock(self) -> bool:
         """Find the lock taken as often as `locked` says."""
         self.database.locked -= self.database.locked > 0
@@ -144,11 +140,12 @@ class FakeSession:
     def lock_holder(self) -> str:
         return "process 4711"
 
-    def change_password(self, password: str) -> None:
+    def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
         if self.database.in_recovery:
             raise DatabaseReadOnlyError("a standby")
         if self.database.change_trouble:
             raise self.database.change_trouble.pop(0)
+        confirm()
         self.database.changes.append(password)
         self.database.password = password
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import string
 from dataclasses import replace
 from typing import Any
@@ -58,6 +59,7 @@ def refusal_of(text: str) -> errors.InvalidSecretError:
     with pytest.raises(errors.InvalidSecretError) as caught:
         credential.Credential.parse(text)
     error = caught.value
+    assert credential.Credential.faults(text)[0].what == error.what
     assert type(error) is errors.InvalidSecretError
     assert error.what.isprintable()
     assert error.what.endswith(".")
@@ -815,6 +817,12 @@ def test_shows_where_and_as_whom_but_never_the_password() -> None:
         assert "api_key" not in shown
         assert "xyzzy_user" in shown
         assert "xyzzy.example.com" in shown
+
+
+def test_lists_every_fault_at_once_and_none_where_there_is_none() -> None:
+    assert credential.Credential.faults(secret()) == []
+    found = credential.Credential.faults(secret(engine="mysql", port="x", ssl="x"))
+    assert [re.findall("`[a-z]+`", fault.what)[0] for fault in found] == ["`engine`", "`port`", "`ssl`"]
 
 
 def test_two_credentials_with_other_passwords_differ() -> None:

@@ -119,7 +119,8 @@ def test_its_name_ends_in_error(kind: type[errors.RotationError]) -> None:
 def test_says_what_happened_and_what_to_do_next(kind: type[errors.RotationError]) -> None:
     error = make(kind, "Something happened.")
     assert error.what == "Something happened."
-    assert str(error) == f"Something happened. Next: {kind.hint}"
+    said = "Something happened. Nothing was changed." if kind.changed else "Something happened."
+    assert (error.message, str(error)) == (said, f"{said} Next: {kind.hint}")
     assert error.args == ("Something happened.",)
 
 
@@ -127,8 +128,13 @@ def test_says_what_happened_and_what_to_do_next(kind: type[errors.RotationError]
 def test_a_hint_given_on_the_spot_wins_and_goes_no_further(kind: type[errors.RotationError]) -> None:
     before = kind.hint
     error = make(kind, "Something happened.", hint="Do this.")
-    assert str(error) == "Something happened. Next: Do this."
+    assert str(error).endswith(". Next: Do this.")
     assert kind.hint == before == make(kind, "Again.").hint
+
+
+def test_only_after_a_change_the_message_itself_says_what_was_changed() -> None:
+    silent = {kind.__name__ for kind in KINDS if issubclass(kind, errors.DatabaseError) and not kind.changed}
+    assert silent == {"PasswordChangeError", "VerificationFailedError", "UnprovenPasswordError"}
 
 
 @pytest.mark.parametrize("sqlstate", ["42501", None])

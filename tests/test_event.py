@@ -53,6 +53,16 @@ def test_reads_each_of_the_four_steps(name: str, step: event.Step) -> None:
     assert event.RotationEvent.parse({**EVENT, "Step": name}) == event.RotationEvent(step, ARN, VERSION)
 
 
+@pytest.mark.parametrize("token", [{}, {"ClientRequestToken": VERSION}])
+def test_a_preflight_is_for_no_version(token: dict[str, str]) -> None:
+    asked = event.RotationEvent.parse({"Step": "preflight", "SecretId": ARN, **token})
+    assert asked == event.RotationEvent(event.Step.PREFLIGHT, ARN, "")
+
+
+def test_a_preflight_needs_the_whole_arn() -> None:
+    refusal({"Step": "preflight", "SecretId": "prod/app"})
+
+
 def test_the_steps_stand_in_the_order_of_a_rotation() -> None:
     assert list(event.Step)[:4] == ["createSecret", "setSecret", "testSecret", "finishSecret"]
 

@@ -525,8 +525,7 @@ def test_a_logger_at_debug_tells_no_secret(application: Application, use: str) -
 
 def snippets() -> Iterator[tuple[str, str]]:
     """Yield language and text of the section's snippets, in their order."""
-    texts = [path.read_text() for path in (PROJECT / "README.md", PROJECT / "README.examples.md") if path.exists()]
-    _, _, rest = next(text for text in texts if SECTION in text).partition(SECTION)
+    _, _, rest = (PROJECT / "README.md").read_text(encoding="utf-8").partition(SECTION)
     section, _, _ = rest.partition("\n## ")
     yield from re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
 

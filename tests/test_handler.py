@@ -81,7 +81,7 @@ class TestRotation:
         assert (secret.document(), secret.labels) == before
         assert role.lets_in(secret.document()["password"])
 
-    def test_needs_thirteen_calls_four_logins_and_no_refusal(
+    def test_needs_thirteen_calls_five_logins_and_no_refusal(
         self, postgres: PostgresServer, secret: Secret, invoke: Invoke
     ) -> None:
         token = begin(secret)
@@ -95,7 +95,7 @@ class TestRotation:
             *("DescribeSecret", "GetSecretValue"),
             *("DescribeSecret", "GetSecretValue", "UpdateSecretVersionStage"),
         ]
-        assert log.count("connection received") == 4
+        assert log.count("connection received") == 5
         assert log.count("password authentication failed") == 0
 
     @pytest.mark.parametrize("name", ['"; DROP ROLE x; --', "%s", "%(x)s", "a b", "Ünïcode", "x" * 63])

@@ -13,8 +13,8 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
-import trustme
 from psycopg2 import sql
 
 from local.postgres import run_postgres
@@ -130,131 +130,6 @@ def refusal(role: Role, **changes: object) -> errors.DatabaseError:
 
 
 @contextmanager
-def listener(answer: bytes | None) -> Iterator[int]:
-    """Listen on a port of this machine; answer each connection's first bytes with `answer`, or never."""
-    with closing(socket.create_server(("127.0.0.1", 0))) as server:
-        held = []
-
-        def serve() -> None:
-            while True:
-                try:
-                    connection, _ = server.accept()
-                except OSError:
-                    return
-                held.append(connection)
-                if answer is not None:
-                    connection.recv(1024)
-                    connection.sendall(answer)
-                    connection.close()
-
-        thread = threading.Thread(target=serve, daemon=True)
-        thread.start()
-        yield server.getsockname()[1]
-        server.shutdown(socket.SHUT_RDWR)
-        thread.join()
-        for connection in held:
-            connection.close()
-
-
-class TestAccepted:
-    """The password is right and the door stays shut: every one of these comes only with the right password."""
-
-    def check(self, role: Role, **changes: object) -> None:
-        assert isinstance(refusal(role, **changes), errors.LoginNotAllowedError)
-        assert isinstance(refusal(role, **{**changes, "password": "wrong"}), errors.LoginRefusedError)
-
-    def test_at_the_roles_connection_limit(self, any_role: Role) -> None:
-        any_role.alter("CONNECTION LIMIT 0")
-        self.check(any_role)
-
-    def test_in_a_database_that_does_not_exist(self, any_role: Role) -> None:
-        self.check(any_role, dbname="nowhere")
-
-    def test_in_a_database_that_takes_no_connections(self, any_role: Role) -> None:
-        self.check(any_role, dbname="template0")
-
-    def test_without_connect(self, any_role: Role) -> None:
-        any_role.server.query("REVOKE CONNECT ON DATABASE template1 FROM PUBLIC")
-        self.check(any_role, dbname="template1")
-
-    def test_without_login(self, any_role: Role) -> None:
-        any_role.alter("NOLOGIN")
-        self.check(any_role)
-
-
-class TestRefused:
-    def test_by_the_wrong_password_an_unknown_role_and_one_past_valid_until(self, any_role: Role) -> None:
-        assert isinstance(refusal(any_role, password="wrong"), errors.LoginRefusedError)
-        assert isinstance(refusal(any_role, username="nobody"), errors.LoginRefusedError)
-        any_role.alter("VALID UNTIL '2020-01-01'")
-        error = refusal(any_role)
-        assert isinstance(error, errors.LoginRefusedError)
-        assert "VALID UNTIL" in error.hint
-
-
-class TestUnknown:
-    """No answer about the password: the step stops, and says why."""
-
-    def test_when_dns_does_not_know_the_host(self, role: Role) -> None:
-        assert type(refusal(role, host="nowhere.invalid")) is errors.HostNotFoundError
-        assert type(refusal(role, host="nowhere.invalid", tls_server_name="localhost")) is errors.HostNotFoundError
-
-    def test_when_nobody_listens(self, role: Role) -> None:
-        with closing(socket.create_server(("127.0.0.1", 0))) as server:
-            port = server.getsockname()[1]
-        assert type(refusal(role, port=port)) is errors.ConnectionFailedError
-
-    def test_when_the_server_is_silent(self, role: Role) -> None:
-        with listener(None) as port:
-            assert type(refusal(role, port=port)) is errors.DatabaseTimeoutError
-
-    @pytest.mark.parametrize("answer", [b"HTTP/1.1 400 Bad Request\r\n\r\n", b"garbage", b""])
-    def test_when_it_is_no_postgresql(self, role: Role, answer: bytes) -> None:
-        with listener(answer) as port:
-            assert isinstance(refusal(role, port=port), errors.DatabaseUnreachableError)
-
-    def test_when_the_server_has_no_tls(
-        self, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
-    ) -> None:
-        role = make_role(postgres_of(16))
-        assert type(refusal(role, sslmode=SslMode.VERIFY_FULL)) is errors.TlsError
-
-    def test_when_the_certificate_is_of_an_unknown_authority(self, role: Role, tmp_path: Path) -> None:
-        trustme.CA().cert_pem.write_to_path(tmp_path / "other.pem")
-        with pytest.raises(errors.TlsError, match="certificate verify failed"):
-            door(role.server, ca_file=tmp_path / "other.pem").log_in(credential(role))
-
-    def test_when_the_certificate_is_for_another_name(self, role: Role) -> None:
-        error = refusal(role, host="127.0.0.1")
-        assert type(error) is errors.TlsError
-        assert "tlsServerName" in error.hint
-
-    def test_when_pg_hba_conf_has_no_entry(self, any_role: Role) -> None:
-        with hba(any_role.server, "host all nobody all scram-sha-256"):
-            assert type(refusal(any_role)) is errors.NoHbaEntryError
-
-    @pytest.mark.parametrize("method", ["trust", "password"])
-    def test_when_a_login_would_prove_nothing_or_give_the_password_away(self, any_role: Role, method: str) -> None:
-        with hba(any_role.server, f"host all all all {method}"):
-            assert type(refusal(any_role)) is errors.AuthenticationMethodError
-
-    def test_when_the_server_is_full(self, make_role: Callable[..., Role]) -> None:
-        few = {"max_connections": "5", "superuser_reserved_connections": "1", "reserved_connections": "0"}
-        with run_postgres(settings=few) as server:
-            role = make_role(server)
-            held = [server.connect(role.name, role.password) for _ in range(4)]
-            assert type(refusal(role)) is errors.LoginNotAllowedError
-            held += [server.connect("postgres", server.password)]
-            assert type(refusal(role)) is errors.DatabaseNotReadyError
-            for connection in held:
-                connection.close()
-
-    def test_when_the_server_speaks_another_language(self) -> None:
-        text = "FATAL:  Anmeldung fehlgeschlagen"
-        assert type(adapter._read_answer(text, FAKE_CREDENTIAL)) is errors.DatabaseUnreachableError
-
-
-@contextmanager
 def hba(server: PostgresServer, *lines: str) -> Iterator[None]:
     server.use_hba(*lines)
     try:
@@ -355,6 +230,25 @@ class TestChangePassword:
             session.change_password("new")
         assert caught.value.sqlstate == "55P03"
         assert role.lets_in(role.password)
+
+    def test_is_taken_by_passwordcheck_but_for_the_roles_own_name(self, make_role: Callable[..., Role]) -> None:
+        with run_postgres(settings={"shared_preload_libraries": "passwordcheck"}) as server:
+            role = make_role(server)
+            with door(server).log_in(credential(role)) as session, pytest.raises(errors.PasswordChangeError) as caught:
+                session.change_password(role.name)
+            change(role)
+            assert role.lets_in("new")
+        assert caught.value.sqlstate == "22023"
+        assert "password-checking extension" in caught.value.hint
+
+    @pytest.mark.parametrize("sqlstate", ["28000", "XX000"])
+    def test_names_an_extension_that_wants_plain_text(self, sqlstate: str, role: Role) -> None:
+        """Credcheck's words, by both codes that it has had: there is no wheel of it."""
+        refuse = f"DO $$ BEGIN RAISE 'password type is not a plain text' USING ERRCODE = '{sqlstate}'; END $$"
+        with door(role.server).log_in(credential(role)) as session, pytest.raises(psycopg2.Error) as caught:
+            session._execute(refuse)
+        error = adapter._read_change_failure(caught.value, credential(role), committing=False)
+        assert "credcheck.encrypted_password_allowed" in error.hint
 
     def test_takes_nothing_on_a_standby(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:

@@ -86,6 +86,8 @@ def test_a_rotation_succeeds_and_a_failure_has_our_class_as_its_error_type(
     token = rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
     event = {"SecretId": secret.arn, "ClientRequestToken": token}
     with lambda_runtime(environment) as invoke:
+        report = invoke({"Step": "preflight", "SecretId": secret.arn})
+        assert report["status"] == "warning"  # the rotation that has begun
         failure = invoke({**event, "Step": "setSecret"})
         assert failure["errorType"] == "MissingVersionError"
         assert failure["errorMessage"].startswith(f"Version {token} has no value. Next: ")

@@ -53,6 +53,8 @@ class World:
                 steps.test_secret(rotation)
             case Step.FINISH_SECRET:
                 steps.finish_secret(rotation)
+            case Step.PREFLIGHT:
+                raise ValueError("A preflight is no step of a rotation.")
 
     @property
     def state(self) -> tuple[object, ...]:
@@ -146,7 +148,7 @@ class TestSetSecret:
         world = created()
         world.take(Step.SET_SECRET)
         assert world.database.password == "pending"
-        assert [login.password for login in world.database.logins] == ["current", "pending"]
+        assert [login.password for login in world.database.logins] == ["current", "current", "pending"]
         assert world.database.open_sessions == 0
 
     def test_leaves_the_database_alone_when_it_already_accepts_pending(self) -> None:

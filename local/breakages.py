@@ -1,0 +1,355 @@
+"""Ways to break the local stack as real ones break: one list for the demonstration and for the tests."""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import trustme
+from psycopg2 import sql
+
+from local import rotation
+from local.stack import USERNAME
+from rotation_lambda.errors import RotationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from local.stack import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """One way to break a stack: the check of the preflight that finds it, and the code that a rotation ends in.
+
+    `code` is None where a rotation mends it. `apply` returns what has to stay open meanwhile. With `of_server`
+    it is the whole server that breaks, and not only the role or the secret.
+    """
+
+    name: str
+    what: str
+    check: str
+    status: str
+    code: str | None
+    apply: Callable[[Stack], object]
+    of_server: bool = False
+
+
+def _alter(clause: str) -> Callable[[Stack], object]:
+    def apply(stack: Stack) -> None:
+        stack.postgres.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(USERNAME), sql.SQL(clause)))
+
+    return apply
+
+
+def _hba(*lines: str) -> Callable[[Stack], object]:
+    return lambda stack: stack.postgres.use_hba(*lines)
+
+
+def _rewrite(**changes: object) -> Callable[[Stack], object]:
+    """Return what makes a new AWSCURRENT of the old one, which becomes AWSPREVIOUS."""
+
+    def apply(stack: Stack) -> None:
+        value = json.dumps({**_current(stack), **changes})
+        stack.secrets_manager.client().put_secret_value(SecretId=stack.secret_arn, SecretString=value)
+
+    return apply
+
+
+def _certify(*, trusted: bool, **how: Any) -> Callable[[Stack], object]:  # noqa: ANN401 - trustme's own
+    """Return what gives the server a certificate of a new authority, which the function trusts or not."""
+
+    def apply(stack: Stack) -> None:
+        authority, server = trustme.CA(), stack.postgres
+        leaf = authority.issue_cert("localhost", **how)
+        folder = server.data.parent
+        (folder / "server.key").write_bytes(leaf.private_key_pem.bytes())
+        (folder / "server.pem").write_bytes(leaf.cert_chain_pems[0].bytes())
+        if trusted:
+            authority.cert_pem.write_to_path(str(server.ca_file))
+        server.restart()
+
+    return apply
+
+
+def _without_tls(stack: Stack) -> None:
+    stack.postgres.query("ALTER SYSTEM SET ssl = off")
+    (stack.postgres.data / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
+    stack.postgres.restart()
+
+
+def _rds_iam(stack: Stack) -> None:
+    """Do as RDS does: its pg_hba.conf asks members of rds_iam for a token, which travels as a clear-text password."""
+    stack.postgres.query("CREATE ROLE rds_iam")
+    stack.postgres.query(sql.SQL("GRANT rds_iam TO {}").format(sql.Identifier(USERNAME)))
+    stack.postgres.use_hba("hostssl all +rds_iam all password", stack.postgres.default_hba)
+
+
+def _full(stack: Stack) -> ExitStack:
+    stack.postgres.query("ALTER SYSTEM SET max_connections = 5")
+    stack.postgres.restart()
+    held, password = ExitStack(), str(_current(stack)["password"])
+    for _ in range(2):  # three are the superusers'
+        held.callback(stack.postgres.connect(USERNAME, password).close)
+    return held
+
+
+def _standby(stack: Stack) -> None:
+    stack.postgres.stop()
+    (stack.postgres.data / "standby.signal").touch()
+    stack.postgres.start()
+
+
+def _stuck(stack: Stack) -> None:
+    rotation.begin(stack.secrets_manager.client(), stack.secret_arn, stack.secrets_manager.function_arn)
+
+
+def _pend(**changes: object) -> Callable[[Stack], object]:
+    """Return what leaves AWSPENDING on a version of its own, with a value."""
+
+    def apply(stack: Stack) -> None:
+        _stuck(stack)
+        value = json.dumps({**_current(stack), **changes})
+        stack.secrets_manager.client().put_secret_value(
+            SecretId=stack.secret_arn,
+            ClientRequestToken=_pending(stack),
+            SecretString=value,
+            VersionStages=["AWSPENDING"],
+        )
+
+    return apply
+
+
+def _interrupted(stack: Stack) -> None:
+    _pend(password="set-by-setSecret")(stack)  # noqa: S106 - gone with the stack
+    _alter("PASSWORD 'set-by-setSecret'")(stack)
+
+
+def _disabled(stack: Stack) -> None:
+    _stuck(stack)
+    stack.secrets_manager.client().cancel_rotate_secret(SecretId=stack.secret_arn)
+
+
+BREAKAGES: Mapping[str, Breakage] = {
+    breakage.name: breakage
+    for breakage in (
+        Breakage(
+            "disabled", "Rotation is switched off for the secret.", "rotation", "failed", "rotation-disabled", _disabled
+        ),
+        Breakage("stuck", "AWSPENDING was left on an empty version.", "labels", "warning", None, _stuck),
+        Breakage(
+            "foreign",
+            "AWSPENDING holds a credential for another role.",
+            "login AWSPENDING",
+            "failed",
+            "credential-mismatch",
+            _pend(username="postgres"),
+        ),
+        Breakage(
+            "misspelt",
+            "The secret's `ssl` has a word of `sslmode`.",
+            "secret",
+            "failed",
+            "invalid-secret",
+            _rewrite(ssl="verify-full"),
+        ),
+        Breakage(
+            "dns", "DNS does not know the host.", "DNS", "failed", "host-not-found", _rewrite(host="nowhere.invalid")
+        ),
+        Breakage(
+            "down",
+            "Nobody listens on the port.",
+            "TCP",
+            "failed",
+            "connection-failed",
+            lambda s: s.postgres.stop(),
+            of_server=True,
+        ),
+        Breakage(
+            "silent",
+            "Somebody listens who never says a word (here: the HTTP server that waits for a request).",
+            "login AWSCURRENT",
+            "failed",
+            "database-timeout",
+            lambda stack: _rewrite(port=stack.secrets_manager.port)(stack),
+        ),
+        Breakage("no-tls", "The server offers no TLS.", "TLS", "failed", "tls-failed", _without_tls, of_server=True),
+        Breakage(
+            "unknown-ca",
+            "The server's certificate is of an authority that is not trusted.",
+            "TLS",
+            "failed",
+            "tls-failed",
+            _certify(trusted=False),
+            of_server=True,
+        ),
+        Breakage(
+            "wrong-name",
+            "`host` is a name or address that the server's certificate does not have.",
+            "TLS",
+            "failed",
+            "tls-failed",
+            _rewrite(host="127.0.0.1"),
+        ),
+        Breakage(
+            "expired-certificate",
+            "The server's certificate has expired.",
+            "TLS",
+            "failed",
+            "tls-failed",
+            _certify(trusted=True, not_after=datetime.now(UTC) - timedelta(days=2)),
+            of_server=True,
+        ),
+        Breakage(
+            "no-hba-entry",
+            "pg_hba.conf has no line for the role.",
+            "authentication",
+            "failed",
+            "no-hba-entry",
+            _hba("hostssl all nobody all scram-sha-256"),
+            of_server=True,
+        ),
+        Breakage(
+            "trust",
+            "pg_hba.conf lets everybody in.",
+            "authentication",
+            "failed",
+            "authentication-method",
+            _hba("hostssl all all all trust"),
+            of_server=True,
+        ),
+        Breakage(
+            "rds-iam",
+            "The role is a member of rds_iam, so that it has to log in by token.",
+            "authentication",
+            "failed",
+            "authentication-method",
+            _rds_iam,
+            of_server=True,
+        ),
+        Breakage(
+            "expired-role",
+            "The role is past its VALID UNTIL.",
+            "login AWSCURRENT",
+            "failed",
+            "login-refused",
+            _alter("VALID UNTIL '2020-01-01'"),
+        ),
+        Breakage(
+            "two-secrets",
+            "A second secret for the same role has rotated, and changed its password.",
+            "login AWSCURRENT",
+            "failed",
+            "login-refused",
+            _alter("PASSWORD 'of the second secret'"),
+        ),
+        Breakage(
+            "restored-snapshot",
+            "The database was restored from a snapshot of before the last rotation.",
+            "login AWSCURRENT",
+            "failed",
+            None,
+            _rewrite(password="of the last rotation"),  # noqa: S106 - gone with the stack
+        ),
+        Breakage(
+            "interrupted",
+            "A rotation stopped between setSecret and finishSecret.",
+            "login AWSCURRENT",
+            "failed",
+            None,
+            _interrupted,
+        ),
+        Breakage(
+            "no-login", "The role is NOLOGIN.", "login AWSCURRENT", "failed", "login-not-allowed", _alter("NOLOGIN")
+        ),
+        Breakage(
+            "no-database",
+            "The secret's `dbname` does not exist.",
+            "login AWSCURRENT",
+            "failed",
+            "login-not-allowed",
+            _rewrite(dbname="nowhere"),
+        ),
+        Breakage(
+            "no-connect",
+            "The role may not connect to the database.",
+            "login AWSCURRENT",
+            "failed",
+            "login-not-allowed",
+            lambda stack: stack.postgres.query("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC"),
+            of_server=True,
+        ),
+        Breakage(
+            "role-limit",
+            "The role has reached its connection limit.",
+            "login AWSCURRENT",
+            "failed",
+            "login-not-allowed",
+            _alter("CONNECTION LIMIT 0"),
+        ),
+        Breakage(
+            "full",
+            "The server has no connection left.",
+            "login AWSCURRENT",
+            "failed",
+            "login-not-allowed",
+            _full,
+            of_server=True,
+        ),
+        Breakage(
+            "standby",
+            "The host leads to a standby, as after a failover.",
+            "primary",
+            "failed",
+            "database-read-only",
+            _standby,
+            of_server=True,
+        ),
+    )
+}
+
+
+def rotate(stack: Stack, function: rotation.Invoke) -> tuple[str, RotationError | None]:
+    """Rotate, and go on with a rotation that was begun; return the last step and the error it ended in."""
+    client, manager = stack.secrets_manager.client(), stack.secrets_manager
+    token = _pending(stack) or rotation.begin(client, stack.secret_arn, manager.function_arn)
+    for step in rotation.STEPS:
+        try:
+            rotation.invoke_steps(function, stack.secret_arn, token, steps=[step])
+        except RotationError as error:
+            return step, error
+    return step, None
+
+
+def demonstrate(breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]) -> list[str]:
+    """Break the stack; return, line by line, what the preflight finds in it and what a rotation ends in."""
+    kept = breakage.apply(stack)
+    report = function({"Step": "preflight", "SecretId": stack.secret_arn})
+    lines = [f"{breakage.name}: {breakage.what}", "", f"The preflight, in {report['seconds']} seconds:", ""]
+    for finding in report["findings"]:
+        if finding["status"] in {"warning", "failed"}:
+            lines += [f"  {finding['status']}  {finding['check']}: {finding['seen']}", f"  → {finding['action']}"]
+    step, error = rotate(stack, function)
+    if error is None:
+        lines += ["", "A rotation mends it: all four steps succeeded."]
+    else:
+        lines += ["", "A rotation:", "", f"  {step}  {type(error).__name__} ({error.code}): {error.what}"]
+        lines += [f"  → {error.hint}"]
+    if isinstance(kept, ExitStack):
+        kept.close()
+    return lines
+
+
+def _current(stack: Stack) -> dict[str, object]:
+    client = stack.secrets_manager.client()
+    value = client.get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")["SecretString"]
+    return dict(json.loads(value))
+
+
+def _pending(stack: Stack) -> str:
+    """Return the version that has AWSPENDING and not AWSCURRENT as well."""
+    labels = rotation.labels(stack.secrets_manager.client(), stack.secret_arn).versions
+    return labels["AWSPENDING"] if labels.get("AWSPENDING") not in {None, labels["AWSCURRENT"]} else ""

@@ -1,0 +1,230 @@
+"""What a server's certificate says: its names, its issuer, its end, and why it is not trusted."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from contextlib import closing, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rotation_lambda.errors import ConfigurationError
+from rotation_lambda.settings import PLATFORM_ROOTS, SHIPPED_BUNDLE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL 53.7, SSLRequest
+_NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which the ssl module has no name
+_PLATFORM_FILES = (
+    "/etc/pki/tls/cert.pem",  # Amazon Linux, which Lambda runs on
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/certs/ca-certificates.crt",  # Debian
+    "/etc/ssl/cert.pem",  # Alpine, macOS
+)
+_MOST_NAMES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A server's certificate; `distrust` is why it does not chain to the roots, None where it does."""
+
+    names: tuple[str, ...]
+    issuer: str
+    expires: datetime
+    distrust: str | None
+    protocol: str
+
+    @property
+    def days_left(self) -> int:
+        """How many whole days it is still valid; negative once it has expired."""
+        return (self.expires - datetime.now(UTC)).days
+
+    def fits(self, name: str) -> bool:
+        """Tell whether it is for the name, as libpq compares them (PostgreSQL 32.19.1)."""
+        first, _, rest = name.lower().partition(".")
+        return any(own.lower() in {name.lower(), f"*.{rest}" if first and rest else ""} for own in self.names)
+
+    def __str__(self) -> str:
+        """Return what a person compares with what was asked for; all of it is the server's own claim."""
+        names = ", ".join(self.names[:_MOST_NAMES]) or "no name at all"
+        more = f" and {len(self.names) - _MOST_NAMES} more" if len(self.names) > _MOST_NAMES else ""
+        return f"the certificate is for {names}{more}, issued by {self.issuer}, valid until {self.expires:%Y-%m-%d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Roots:
+    """The certificates of a bundle: how many, when the first of them expires, when the newest was made."""
+
+    count: int
+    first_expires: datetime
+    newest: datetime
+
+    @property
+    def days_left(self) -> int:
+        """How many whole days all of them are still valid."""
+        return (self.first_expires - datetime.now(UTC)).days
+
+
+def read_roots(sslrootcert: str) -> Roots:
+    """Return what the bundle holds; ConfigurationError where that is not one certificate."""
+    found = _trusting(sslrootcert).get_ca_certs()
+    if not found:
+        raise ConfigurationError(f"{describe(sslrootcert)} holds no certificate of an authority.")
+    return Roots(
+        len(found),
+        min(_moment(str(one["notAfter"])) for one in found),
+        max(_moment(str(one["notBefore"])) for one in found),
+    )
+
+
+def describe(sslrootcert: str) -> str:
+    """Return a short name of the bundle, for messages."""
+    if sslrootcert == SHIPPED_BUNDLE:
+        return "the shipped RDS and Amazon roots"
+    if sslrootcert == PLATFORM_ROOTS:
+        return f"the platform's roots ({platform_roots()})"
+    return sslrootcert
+
+
+def platform_roots() -> str:
+    """Return the file with the platform's roots; ConfigurationError where it has none.
+
+    `sslrootcert=system` lets OpenSSL look where it was configured to, which for the OpenSSL inside psycopg2-binary is a
+    folder of the machine that built the wheel. Only SSL_CERT_FILE leads it elsewhere (OpenSSL, SSL_CTX_load_verify_
+    locations); Python's own OpenSSL is the platform's, as a rule, and knows the place.
+    """
+    for file in (ssl.get_default_verify_paths().cafile, *_PLATFORM_FILES):
+        if file and Path(file).is_file():
+            return file
+    raise ConfigurationError(
+        "PGSSLROOTCERT is 'system', and the platform has no file of certificates.",
+        hint="Set SSL_CERT_FILE to the platform's roots, or PGSSLROOTCERT to a file of your own.",
+    )
+
+
+def look_at(address: str, port: int, name: str, sslrootcert: str, seconds: float) -> Certificate | None:
+    """Return the certificate of a PostgreSQL server, trusted or not; None where it offers no TLS; OSError if silent.
+
+    Nothing but TLS's own greetings is sent. The ssl module reads no certificate that it does not trust, so that one is
+    fetched, then trusted as its own root for a second look, whatever its dates; the third asks the bundle.
+    """
+    end = time.monotonic() + seconds
+    anything = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    anything.check_hostname, anything.verify_mode = False, ssl.CERT_NONE
+    first = _greet(address, port, name, anything, end)
+    if first is None:
+        return None
+    itself = _trusting(der=first.der)
+    itself.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
+    second = _greet(address, port, name, itself, end) or first
+    distrust = None
+    try:
+        _greet(address, port, name, _trusting(sslrootcert), end)
+    except ssl.SSLCertVerificationError as error:
+        distrust = error.verify_message
+    said = second.said
+    return Certificate(_names(said), _issuer(said), _moment(said["notAfter"]), distrust, first.protocol)
+
+
+def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tuple[str, str | None]:
+    """Return what to tell about a server whose TLS libpq refused, and what to do: None where no cause is seen."""
+    if certificate is None:
+        return "", (
+            "Switch TLS on in the server, or correct the port (RDS always offers TLS). A server that is to stay "
+            'without it needs `"ssl": false` in the secret, said openly.'
+        )
+    told = f"Asked for {name}; {certificate}; trusted are {describe(sslrootcert)}."
+    if certificate.days_left < 0:
+        return told, (
+            "Renew the server's certificate: it has expired. On RDS: «aws rds modify-db-instance "
+            "--ca-certificate-identifier rds-ca-rsa2048-g1»."
+        )
+    if certificate.distrust is not None:
+        told = f"{told[:-1]}: {certificate.distrust}."
+        if "Amazon" in certificate.issuer and sslrootcert == SHIPPED_BUNDLE:
+            return told, (
+                "The shipped bundle does not know that CA: deploy a newer version of this function, or set "
+                "PGSSLROOTCERT to the bundle that RDS publishes for the region (GovCloud and China have their own)."
+            )
+        return told, (
+            "Set PGSSLROOTCERT to the file of the CA that signed the certificate (in a layer it is under /opt), or to "
+            "«system» if that is a public one; or give the server a certificate of a CA that is trusted here."
+        )
+    if not certificate.fits(name):
+        own = certificate.names[0] if certificate.names else "the certificate's name"
+        return told, (
+            f"Use {own} as `host` (on RDS the endpoint, no CNAME and no address), or give it as `tlsServerName`; or "
+            f"renew the certificate with {name} in it."
+        )
+    return told, None
+
+
+@dataclass(frozen=True, slots=True)
+class _Greeting:
+    """What a handshake showed: the certificate as sent, and read where it was trusted."""
+
+    der: bytes
+    said: Mapping[str, Any]
+    protocol: str
+
+
+def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: float) -> _Greeting | None:
+    """Shake hands and hang up; None where the server offers no TLS."""
+    left = max(0.1, end - time.monotonic())
+    with closing(socket.create_connection((address, port), timeout=left)) as plain:
+        plain.sendall(_SSL_REQUEST)
+        if plain.recv(1) != b"S":
+            return None
+        with context.wrap_socket(plain, server_hostname=None if _is_address(name) else name) as encrypted:
+            der, said = encrypted.getpeercert(binary_form=True), encrypted.getpeercert()
+            greeting = _Greeting(der or b"", said or {}, encrypted.version() or "")
+            with suppress(OSError):  # a farewell, so that the server's log has no «connection reset» of ours
+                encrypted.unwrap()
+            return greeting
+
+
+def _trusting(sslrootcert: str | None = None, der: bytes | None = None) -> ssl.SSLContext:
+    """Return a context that trusts the bundle, or the one certificate, and takes it under any name."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    file = platform_roots() if sslrootcert == PLATFORM_ROOTS else sslrootcert
+    context.load_verify_locations(cafile=file, cadata=der)
+    return context
+
+
+def _names(said: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the names that count: the subject's common name only where there is no other."""
+    names = tuple(_plain(value) for _, value in said.get("subjectAltName", ()))
+    return names or tuple(_plain(value) for key, value in _flat(said.get("subject", ())) if key == "commonName")
+
+
+def _issuer(said: Mapping[str, Any]) -> str:
+    parts = dict(_flat(said.get("issuer", ())))
+    return _plain(parts.get("commonName") or parts.get("organizationName") or "an issuer without a name")
+
+
+def _flat(name: Iterable[Iterable[tuple[str, str]]]) -> Iterable[tuple[str, str]]:
+    return (part for relative in name for part in relative)
+
+
+def _plain(text: str) -> str:
+    """Whoever answers chooses these words, so that they are cut and kept to what a log can take."""
+    return ascii(text[:100])[1:-1]
+
+
+def _moment(text: str) -> datetime:
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ip_address(name)
+    except ValueError:
+        return False
+    return True
