@@ -21,6 +21,7 @@ from rich.table import Table
 
 from local import container, rotation
 from local.breakages import BREAKAGES, demonstrate
+from local.chaos import run_chaos
 from local.stack import SECRET_NAME, USERNAME, Stack, run_stack
 
 if TYPE_CHECKING:
@@ -55,6 +56,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         metavar="WHAT",
         help=f"start broken; show what a preflight finds and what a rotation ends in ({', '.join(BREAKAGES)})",
     )
+    parser.add_argument(
+        "--chaos", type=_positive, metavar="N", help="rotate N times while processes are killed and connections break"
+    )
+    parser.add_argument("--seed", type=int, metavar="N", help="what --chaos printed, for the same dice again")
     options = parser.parse_args(arguments)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -67,6 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 container.announced(stack, container.FOLDER),
             ):
                 _serve(stack, console)
+        if options.chaos:
+            return int(run_chaos(options.chaos, console, options.seed).locked_out.total() > 0)
         with run_stack() as stack:
             function = _load_function(stack, logs=options.logs)
             if options.breakage:

@@ -184,7 +184,7 @@ class PostgresServer:
             lines = (self.data / "postmaster.pid").read_text().split()
         except FileNotFoundError:
             return False
-        return lines[:1] == [str(self.pid)] and lines[-1] == "ready"
+        return lines[:1] == [str(self.pid)] and lines[-1] in {"ready", "standby"}
 
     def _prove_refusal(self) -> None:
         """Raise RuntimeError unless a wrong password is refused: where everybody gets in, a login proves nothing."""

@@ -1,4 +1,4 @@
-"""Connections that are really cut, stalled and delayed, and a server on its bad days: an error that says so, in time."""
+"""Connections that are really cut, stalled or delayed, and a server on its bad days: an error says so, in time."""
 
 from __future__ import annotations
 
@@ -114,9 +114,9 @@ class TestDatabaseConnection:
         def rule(passage: Passage) -> None:
             if passage.direction == "ask" and b"ALTER ROLE" in passage.data:
                 changing.add(passage.connection)
-            if passage.connection in changing and b"COMMIT" in passage.data:
-                if (passage.direction == "answer") == committed:
-                    raise Cut
+            is_where = (passage.direction == "answer") == committed
+            if is_where and passage.connection in changing and b"COMMIT" in passage.data:
+                raise Cut
 
         line.proxy.rule = rule
         failure = line.set_password()
@@ -141,7 +141,7 @@ def black_hole() -> Iterator[int]:
         listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
         for _ in range(3):
             knock = stack.enter_context(socket.socket())
-            knock.setblocking(False)
+            knock.setblocking(False)  # noqa: FBT003 - the standard library's
             knock.connect_ex(listener.getsockname())
         yield listener.getsockname()[1]
 

@@ -1,0 +1,212 @@
+"""Rotations whose function is killed and whose connections break at random, and what came of it all."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from os import SEEK_END
+from tempfile import TemporaryFile
+from typing import IO, TYPE_CHECKING
+
+import psycopg2
+from psycopg2 import sql
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from local import rotation
+from local.proxy import Cut, Passage, Proxy, Rule, run_proxy
+from local.stack import USERNAME, run_stack
+from local.worker import DONE, KILLED, Worker, run_worker
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from local.stack import Stack
+
+ATTEMPTS = 5
+"""How often Secrets Manager tries a rotation, as far as this goes; AWS says «multiple times»."""
+
+MISHAPS = ("nothing", "kill", "kill", "kill", "cut", "cut", "restart", "refuse")
+TURNS = dict(zip(rotation.STEPS, (10, 52, 17, 21), strict=True))
+"""How often, about, one side begins to speak in a step."""
+
+
+@dataclass(slots=True)
+class Tally:
+    """What happened, by step."""
+
+    killed: Counter[str] = field(default_factory=Counter)
+    cut: Counter[str] = field(default_factory=Counter)
+    restarted: Counter[str] = field(default_factory=Counter)
+    retried: Counter[str] = field(default_factory=Counter)
+    healed: Counter[str] = field(default_factory=Counter)
+    put_back: Counter[str] = field(default_factory=Counter)
+    locked_out: Counter[str] = field(default_factory=Counter)
+    cancelled: int = 0
+    done: int = 0
+
+    def table(self) -> Table:
+        """Return it as a table for people."""
+        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+        table.add_column()
+        for title in (*rotation.STEPS, "in all"):
+            table.add_column(title, justify="right", no_wrap=True)
+        rows = {
+            "killed": self.killed,
+            "connection cut": self.cut,
+            "server restarted": self.restarted,
+            "tried again": self.retried,
+            "healed": self.healed,
+            "put back": self.put_back,
+            "locked out": self.locked_out,
+        }
+        for title, count in rows.items():
+            table.add_row(title, *(str(count[step]) for step in rotation.STEPS), str(count.total()))
+        return table
+
+
+@dataclass(slots=True)
+class Chaos:
+    """One secret, whose function runs in processes that do not live long behind lines that do not hold."""
+
+    stack: Stack
+    worker: Worker
+    proxies: tuple[Proxy, Proxy]
+    log: IO[str]
+    dice: random.Random
+    tally: Tally = field(default_factory=Tally)
+
+    def rotate(self) -> None:
+        """Rotate as Secrets Manager does, until it is done; one that fails too often is cancelled and begun anew."""
+        keeper = self.stack.secrets_manager
+        client = keeper.client()
+        while True:
+            token = rotation.begin(client, self.stack.secret_arn, keeper.function_arn)
+            for attempt in range(ATTEMPTS):
+                if self._try(token, calm=attempt == ATTEMPTS - 1):
+                    self.tally.done += 1
+                    return
+                if attempt and self.dice.random() < 0.2:  # noqa: PLR2004 - somebody loses patience
+                    break
+            rotation.cancel(client, self.stack.secret_arn)
+            self.tally.cancelled += 1
+
+    def _try(self, token: str, *, calm: bool) -> bool:
+        for step in rotation.STEPS:
+            mishap = "nothing" if calm else self.dice.choice(MISHAPS)
+            outcome = self._take(step, token, mishap)
+            self.tally.locked_out[step] += not self._somebody_logs_in()
+            self.tally.killed[step] += outcome == KILLED
+            self.tally.put_back[step] += outcome == "VerificationFailedError"
+            if outcome != DONE:
+                self.tally.retried[step] += 1
+                return False
+        return True
+
+    def _take(self, step: str, token: str, mishap: str) -> str:
+        """Invoke the function, and let the mishap strike when one side begins to speak for some time or other."""
+        strikes_at = self.dice.randrange(TURNS[step])
+        turns: set[tuple[int, int]] = set()
+        changing: set[int] = set()
+        changes: list[int] = []
+
+        def watch(proxy: Proxy) -> Rule:
+            def rule(passage: Passage) -> None:
+                turns.add((proxy.port, passage.turn))
+                if mishap == "refuse":
+                    refuse(passage)
+                elif mishap != "nothing" and len(turns) > strikes_at:
+                    self._calm()
+                    self._strike(step, mishap, passage)
+
+            return rule
+
+        def refuse(passage: Passage) -> None:
+            """Let nobody in between two changes of the password, so that the first one has to be put back."""
+            if passage.direction == "ask" and b"ALTER ROLE" in passage.data:
+                changing.add(passage.connection)
+            elif passage.connection in changing and passage.direction == "answer" and b"COMMIT" in passage.data:
+                changing.clear()
+                self._let_in(until="infinity" if changes else "-infinity")
+                changes.append(passage.turn)
+
+        for proxy in self.proxies:
+            proxy.rule = watch(proxy)
+        logged = self.log.seek(0, SEEK_END)
+        outcome = self.worker.invoke({"Step": step, "SecretId": self.stack.secret_arn, "ClientRequestToken": token})
+        self._calm()
+        if changes:
+            self._let_in(until="infinity")
+        self.log.seek(logged)
+        self.tally.healed[step] += "which has no staging label, had the password" in self.log.read()
+        return outcome
+
+    def _calm(self) -> None:
+        for proxy in self.proxies:
+            proxy.rule = None
+
+    def _strike(self, step: str, mishap: str, passage: Passage) -> None:
+        if mishap == "kill":
+            self.worker.kill()
+            raise Cut
+        if mishap == "restart":
+            self.tally.restarted[step] += 1
+            self.stack.postgres.restart()
+            return
+        self.tally.cut[step] += 1
+        raise Cut(self.dice.randrange(len(passage.data) + 1))
+
+    def _let_in(self, *, until: str) -> None:
+        self.stack.postgres.query(
+            sql.SQL("ALTER ROLE {} VALID UNTIL {}").format(sql.Identifier(USERNAME), sql.Literal(until))
+        )
+
+    def _somebody_logs_in(self) -> bool:
+        """Try the passwords of all retained versions."""
+        client, arn = self.stack.secrets_manager.client(), self.stack.secret_arn
+        versions = client.list_secret_version_ids(SecretId=arn, IncludeDeprecated=True)["Versions"]
+        for version in reversed(versions):
+            try:
+                value = client.get_secret_value(SecretId=arn, VersionId=version["VersionId"])["SecretString"]
+            except client.exceptions.ResourceNotFoundException:
+                continue
+            try:
+                self.stack.postgres.connect(USERNAME, json.loads(value)["password"]).close()
+            except psycopg2.OperationalError as error:
+                if "password authentication failed" not in str(error):
+                    raise
+            else:
+                return True
+        return False
+
+
+def run_chaos(rotations: int, console: Console, seed: int | None = None) -> Tally:
+    """Rotate so often, and tell what happened; a seed brings the same mishaps again."""
+    seed = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 - no secret hangs on it
+    bar = Progress(TextColumn("rotating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    with ExitStack() as stack:
+        servers = stack.enter_context(run_stack(settings={"ssl": "off"}))  # what is said can be followed
+        log = stack.enter_context(TemporaryFile("w+"))
+        keeper, postgres = servers.secrets_manager, servers.postgres
+        proxies = (
+            stack.enter_context(run_proxy("127.0.0.1", postgres.port)),
+            stack.enter_context(run_proxy(keeper.address, keeper.port)),
+        )
+        client = keeper.client()
+        value = json.loads(client.get_secret_value(SecretId=servers.secret_arn)["SecretString"])
+        around = {"rotationHost": "127.0.0.1", "rotationPort": proxies[0].port, "sslmode": "disable"}
+        client.put_secret_value(SecretId=servers.secret_arn, SecretString=json.dumps({**value, **around}))
+        environment = {"AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{proxies[1].port}"}
+        worker = stack.enter_context(run_worker({**keeper.environment, **environment}, log.fileno()))
+        chaos = Chaos(servers, worker, proxies, log, random.Random(seed))  # noqa: S311
+        with bar:
+            for _ in bar.track(range(rotations)):
+                chaos.rotate()
+    tally = chaos.tally
+    console.print(f"\n{tally.done} rotations done, {tally.cancelled} cancelled and begun anew.\n")
+    console.print(tally.table())
+    console.print(f"\nThe same dice again: python -m local --chaos {rotations} --seed {seed}")
+    return tally
