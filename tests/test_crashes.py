@@ -454,7 +454,7 @@ def test_a_rotation_cancelled_while_it_waits_for_the_lock(server: PostgresServer
 
         asks_again = ("before", 6)
         failure = world.take("setSecret", token, {asks_again: lose_patience})
-        assert world.effects[-4:-2] == ["SELECT pid,", "SELECT pg_try_advisory_lock"]
+        assert world.effects.count("SELECT pg_try_advisory_lock") >= 2
         assert isinstance(failure, errors.RotationRefusedError)
         assert world.in_force() == current
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
+import boto3
 import pytest
 
 from local import rotation
@@ -127,6 +128,7 @@ def rotate(
         token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
         account = Account(secrets_manager)
         with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
+            patch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials that it was made with
             variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
             for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
                 patch.setenv(name, str(variables[name]))
