@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import signal
 from contextlib import ExitStack
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -33,6 +34,11 @@ TALKATIVE = {
 
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
+
+
+def pytest_configure() -> None:
+    """Let what the tests start be interrupted, even where the run itself was started in the background."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -8,6 +8,7 @@ What was tried is a table in the README; CRASHES=write brings that up to date.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import time
 from collections import defaultdict
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 READMES = [Path(__file__).resolve().parent.parent / "README.md"]
 FROM, TO = "<!-- what was tried: begin -->\n", "<!-- what was tried: end -->\n"
 IDLE_S = 0.2
+GOODBYE = b"X\0\0\0\4"
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -459,6 +461,24 @@ def test_a_rotation_cancelled_while_it_waits_for_the_lock(server: PostgresServer
         assert world.in_force() == current
 
 
+def test_a_session_that_outlives_its_function_is_named_and_can_be_ended(
+    server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
+    """Where a machine vanishes, its server learns it late; until then the lock is held, and the old password works."""
+    with world_of(server, keeper) as world:
+        token = world.begin()
+        assert world.take("createSecret", token) is None
+        left = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Clock().deadline()).log_in(world.credential("AWSCURRENT"))
+        assert left.try_lock()
+        failure = world.take("setSecret", token)
+        assert isinstance(failure, errors.RoleLockedError)
+        assert world.current_logs_in()
+        [pid] = re.findall(r"process (\d+)", failure.what)
+        world.query("SELECT pg_terminate_backend(%s, 1000)", int(pid))
+        assert world.go_on(token) is None
+        left.close()
+
+
 # A process that is really killed, by what stands between it and the servers.
 
 
@@ -472,6 +492,8 @@ class Killer:
 
     def watch(self, proxy: Proxy) -> None:
         def rule(passage: Passage) -> None:
+            if passage.data == GOODBYE:  # nobody waits for it: it may come when all is over
+                return
             self.turns.add((proxy.port, passage.turn))
             if len(self.turns) > self.at:
                 self.worker.kill()

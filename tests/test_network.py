@@ -21,7 +21,7 @@ from rotation_lambda.postgres import Postgres
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.crashes import FASTEST, Clock, World, world_of
-from tests.test_crashes import keeper, quick, server
+from tests.test_crashes import GOODBYE, keeper, quick, server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,7 +90,7 @@ class TestDatabaseConnection:
     def test_broken_off_anywhere_leaves_somebody_who_logs_in(
         self, direction: Direction, how: type[Cut], places: int, line: Line
     ) -> None:
-        total = lengths(line)[direction] - len(b"X\0\0\0\4")  # the goodbye may get lost
+        total = lengths(line)[direction] - len(GOODBYE)  # it may get lost
         before = line.world.snapshot()
         for position in range(0, total, total // places):
             line.world.restore(before)

@@ -257,6 +257,17 @@ class TestChangePassword:
                 session.change_password("new")
         assert role.lets_in(role.password)
 
+    def test_reads_a_server_that_takes_no_changes_as_read_only(self, role: Role) -> None:
+        """After a failover the primary that was found may be one no more."""
+        session = role.server.connect(role.name, role.password)
+        with closing(session), session.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on; COMMIT")
+            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction) as caught:
+                cursor.execute("ALTER ROLE SESSION_USER PASSWORD 'new'")
+        failure = adapter._read_change_failure(caught.value, credential(role), committing=False)
+        assert type(failure) is errors.DatabaseReadOnlyError
+        assert role.lets_in(role.password)
+
     def test_says_that_the_old_password_holds_when_the_session_breaks_before_the_commit(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:
             end_sessions_of(role)
