@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from local.secrets_manager import SecretsManagerServer
 
+pytestmark = pytest.mark.timeout(7200 if MODE == "every" else 120)
+
 READMES = [Path(__file__).resolve().parent.parent / "README.md"]
 FROM, TO = "<!-- what was tried: begin -->\n", "<!-- what was tried: end -->\n"
 IDLE_S = 0.2

@@ -9,6 +9,7 @@ import os
 from typing import TYPE_CHECKING
 
 import psycopg2
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
@@ -179,6 +180,7 @@ class Walk(RuleBasedStateMachine):
         Matrix(self.world, "walks").settle()
 
 
+@pytest.mark.timeout(120 + WALKS)
 def test_walks(server: PostgresServer, keeper: SecretsManagerServer) -> None:
     with world_of(server, keeper) as world:
         fresh = world.snapshot()
