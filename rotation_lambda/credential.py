@@ -4,12 +4,11 @@ import ipaddress
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from functools import partial
 from types import MappingProxyType
-from typing import NoReturn, Self
+from typing import Any, NoReturn, Self
 
 from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
@@ -61,19 +60,8 @@ class Credential:
         """
         keys = _Keys(_read_object(text))
         keys.check_engine()
-        return cls(
-            host=keys.host("host"),
-            port=keys.port("port") or _DEFAULT_PORT,
-            dbname=keys.name("dbname", default="postgres"),
-            username=keys.name("username"),
-            password=keys.text("password"),
-            sslmode=keys.sslmode(),
-            tls_server_name=keys.host("tlsServerName", default="") or None,
-            rotation_host=keys.host("rotationHost", default="") or None,
-            rotation_port=keys.port("rotationPort"),
-            masterarn=keys.text("masterarn", default="") or None,
-            document=MappingProxyType(keys.document),
-        )
+        values = {name: read() for name, read in keys.readers().items()}
+        return cls(**values, document=MappingProxyType(keys.document))
 
     @staticmethod
     def faults(text: str) -> list[InvalidSecretError]:
@@ -83,19 +71,7 @@ class Credential:
         except InvalidSecretError as error:
             return [error]
         found = []
-        for read in (
-            keys.check_engine,
-            partial(keys.host, "host"),
-            partial(keys.port, "port"),
-            partial(keys.name, "dbname", default="postgres"),
-            partial(keys.name, "username"),
-            partial(keys.text, "password"),
-            keys.sslmode,
-            partial(keys.host, "tlsServerName", default=""),
-            partial(keys.host, "rotationHost", default=""),
-            partial(keys.port, "rotationPort"),
-            partial(keys.text, "masterarn", default=""),
-        ):
+        for read in (keys.check_engine, *keys.readers().values()):
             try:
                 read()
             except InvalidSecretError as error:
@@ -139,6 +115,21 @@ class _Keys:
     """The secret's keys, read one at a time; what cannot be used raises InvalidSecretError by the key's name."""
 
     document: dict[str, object] = field(repr=False)
+
+    def readers(self) -> dict[str, Callable[[], Any]]:
+        """Return how each field of a Credential is read."""
+        return {
+            "host": lambda: self.host("host"),
+            "port": lambda: self.port("port") or _DEFAULT_PORT,
+            "dbname": lambda: self.name("dbname", default="postgres"),
+            "username": lambda: self.name("username"),
+            "password": lambda: self.text("password"),
+            "sslmode": self.sslmode,
+            "tls_server_name": lambda: self.host("tlsServerName", default="") or None,
+            "rotation_host": lambda: self.host("rotationHost", default="") or None,
+            "rotation_port": lambda: self.port("rotationPort"),
+            "masterarn": lambda: self.text("masterarn", default="") or None,
+        }
 
     def text(self, key: str, *, default: str | None = None) -> str:
         if key not in self.document:

@@ -119,15 +119,8 @@ def _way(database: Postgres, current: Credential) -> Generator[Finding, None, st
         yield Finding.failure("TCP", kind(f"{name_login(current)}: TCP fails: {'; '.join(failed)}."))
         return None
     seen = "; ".join([*(told for _, told in reached), *failed])
-    status, action = (
-        (Status.WARNING, "Some addresses do not answer, so that every login waits.")
-        if failed
-        else (
-            Status.OK,
-            "",
-        )
-    )
-    yield Finding("TCP", status, seen, action)
+    action = "Some addresses do not answer, so that every login waits." if failed else ""
+    yield Finding("TCP", Status.WARNING if action else Status.OK, seen, action)
     return reached[0][0]
 
 

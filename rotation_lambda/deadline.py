@@ -24,7 +24,7 @@ REPORT_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a clock. Lambda kills what runs past it with a bare «Task timed out»; nothing here gets that far."""
+    """A moment on a clock. Lambda kills what runs past it with a bare «Task timed out»."""
 
     end: float
     clock: Callable[[], float] = time.monotonic

@@ -37,12 +37,7 @@ MOST_ORPHANS = 5
 """How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
 _CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
-_TWIN = {
-    "XX000",
-    "40001",
-    "40P01",
-    "55P03",
-}  # tuple concurrently updated, serialization, deadlock, lock timeout
+_TWIN = {_CHANGED_MEANWHILE, "XX000", "40P01", "55P03"}  # … tuple concurrently updated, deadlock, lock timeout
 
 
 class Secrets(Protocol):
@@ -107,7 +102,7 @@ class SingleUser:
                     logger.info("The database accepts AWSPENDING already; nothing to do.")
                     return
                 try:
-                    session.change_password(pending.password, lambda: self._check_unchanged(credential))  # noqa: B023
+                    session.change_password(pending.password, lambda: self._check_unchanged(way, credential))  # noqa: B023
                 except (PasswordChangeError, DatabaseReadOnlyError) as error:
                     if not (_may_pass(error) and self.deadline.pause(1.0, RESERVE_S)):
                         raise
@@ -124,7 +119,7 @@ class SingleUser:
         try:
             return self.database.log_in(credential)
         except LoginNotAllowedError as error:
-            logger.warning("The password of %s is accepted, but: %s", label, error)
+            logger.warning("The password of %s is accepted, but: %s %s", label, error.what, error.hint)
             return None
         except LoginRefusedError as error:
             what = f"{label}, version {version}: {error.what}"
@@ -144,7 +139,7 @@ class SingleUser:
                     raise
                 if self.deadline.pause(1.0, RESERVE_S):
                     continue
-                logger.warning("AWSCURRENT moves although the last login got no answer: %s", error)
+                logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
                 session = None
             if session is None:
                 self._move()
@@ -173,14 +168,18 @@ class SingleUser:
                 return True
         raise RoleLockedError(f"Another rotation of this role is at work: {session.lock_holder()}.")
 
-    def _check_unchanged(self, credential: Credential) -> None:
+    def _log_in(self, way: str, credential: Credential) -> Session:
+        """Log in; the password of a version without a label is never offered by md5."""
+        return self.database.log_in(credential, scram_only=way not in set(StagingLabel))
+
+    def _check_unchanged(self, way: str, credential: Credential) -> None:
         """Return while the password that let us in is still in force, in the moment before the change is committed.
 
         The session may be older than another rotation, whose proven password must not be undone. From our ALTER ROLE to
         our COMMIT PostgreSQL keeps every other change of the role waiting. Raises PasswordChangeError, as for a twin.
         """
         try:
-            self.database.log_in(credential).close()
+            self._log_in(way, credential).close()
         except LoginNotAllowedError:
             return
         except LoginRefusedError as error:
@@ -201,13 +200,13 @@ class SingleUser:
                 continue
             orphan = way not in set(StagingLabel)
             try:
-                session = self.database.log_in(credential, scram_only=orphan)
+                session = self._log_in(way, credential)
             except LoginRefusedError:
                 refused.append(way)
             except LoginNotAllowedError as error:
                 if way != StagingLabel.PENDING:
                     raise
-                logger.warning("The password of AWSPENDING is accepted, but: %s", error)
+                logger.warning("The password of AWSPENDING is accepted, but: %s %s", error.what, error.hint)
                 return way, credential, None
             except AuthenticationMethodError:
                 if not orphan:

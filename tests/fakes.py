@@ -99,6 +99,7 @@ class FakeDatabase:
     logins: list[Credential] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     scram_only: set[str] = field(default_factory=set)
+    any_method: set[str] = field(default_factory=set)
     open_sessions: int = 0
     locked: int = 0
     in_recovery: bool = False
@@ -106,7 +107,7 @@ class FakeDatabase:
 
     def log_in(self, credential: Credential, *, scram_only: bool = False) -> FakeSession:
         self.logins.append(credential)
-        self.scram_only |= {credential.password} if scram_only else set()
+        (self.scram_only if scram_only else self.any_method).add(credential.password)
         if act := self.at_login.get(len(self.logins)):
             act()
         if error := self.trouble.get(credential.password):

@@ -279,6 +279,7 @@ class TestOrphan:
         world.take(Step.SET_SECRET)
         assert world.database.password == "pending"
         assert world.database.scram_only == {"newer", "orphan"}
+        assert world.database.any_method == {"current", "pending"}
 
     def test_is_not_tried_past_an_unknown_answer(self) -> None:
         world = orphaned("orphan", "newer")
