@@ -14,6 +14,9 @@ from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
 
 MAX_SECRET_BYTES = 65536  # AWS: «Secrets Manager quotas», secret value size
+CLONE = "_clone"
+"""What the name of the second of two alternating users ends in, unless `usernames` has both (as in the AWS sample)."""
+
 _MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
 _DEFAULT_PORT = 5432
 _ENGINES = ("postgres", "aurora-postgresql")
@@ -50,15 +53,17 @@ class Credential:
     rotation_host: str | None = None
     rotation_port: int | None = None
     masterarn: str | None = None
+    usernames: tuple[str, str] | None = None
     document: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def parse(cls, text: str) -> Self:
+    def parse(cls, text: str, defaults: Mapping[str, object] = MappingProxyType({})) -> Self:
         """Read the JSON of a secret (AWS: «JSON structure of Secrets Manager secrets», PostgreSQL).
 
-        Raises InvalidSecretError, which names the key and never quotes a value of the secret's.
+        `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names the key and never quotes a
+        value of the secret's.
         """
-        keys = _Keys(_read_object(text))
+        keys = _Keys({**defaults, **_read_object(text)})
         keys.check_engine()
         values = {name: read() for name, read in keys.readers().items()}
         return cls(**values, document=MappingProxyType(keys.document))
@@ -83,9 +88,41 @@ class Credential:
         """Where the rotation connects: the secret's rotationHost and rotationPort, or else its host and port."""
         return self.rotation_host or self.host, self.rotation_port or self.port
 
-    def with_password(self, password: str) -> Self:
-        """Return the same login with another password; every other key of the document stays, in its order."""
-        return replace(self, password=password, document=MappingProxyType({**self.document, "password": password}))
+    @property
+    def other_user(self) -> str:
+        """The second of two alternating users: of `usernames` the other one, else `app` for `app_clone` and vice versa.
+
+        Raises InvalidSecretError where PostgreSQL would cut the clone's name off.
+        """
+        other = self.pair[self.username == self.pair[0]]
+        if (size := len(other.encode())) > _MAX_NAME_BYTES:
+            raise InvalidSecretError(
+                f"`username` with {CLONE} has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.",
+                hint='Create the second user yourself, and give both in the secret: "usernames": ["…", "…"].',
+            )
+        return other
+
+    @property
+    def original(self) -> str:
+        """The user that is, or can have, a clone; of `usernames`, where neither is one, the credential's own."""
+        name = self.username.removesuffix(CLONE)
+        return name if name and not self.usernames else self.username
+
+    @property
+    def pair(self) -> tuple[str, str]:
+        """The names of two alternating users, whether there are two or not."""
+        return self.usernames or (self.original, self.original + CLONE)
+
+    def with_password(self, password: str, username: str | None = None) -> Self:
+        """Return the same login with another password (and user); every other key stays, in its order."""
+        username = username or self.username
+        document = MappingProxyType({**self.document, "username": username, "password": password})
+        return replace(self, username=username, password=password, document=document)
+
+    def at(self, server: "Credential") -> Self:
+        """Return the same login on the server, and over the TLS, of another credential."""
+        names = ("host", "port", "sslmode", "tls_server_name", "rotation_host", "rotation_port")
+        return replace(self, **{name: getattr(server, name) for name in names})
 
     def to_json(self) -> str:
         """Return the document as Secrets Manager stores it; InvalidSecretError where it has grown too large."""
@@ -129,6 +166,7 @@ class _Keys:
             "rotation_host": lambda: self.host("rotationHost", default="") or None,
             "rotation_port": lambda: self.port("rotationPort"),
             "masterarn": lambda: self.text("masterarn", default="") or None,
+            "usernames": self.usernames,
         }
 
     def text(self, key: str, *, default: str | None = None) -> str:
@@ -150,6 +188,18 @@ class _Keys:
         if (size := len(value.encode())) > _MAX_NAME_BYTES:
             raise InvalidSecretError(f"`{key}` has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.")
         return value
+
+    def usernames(self) -> tuple[str, str] | None:
+        """Read the names of two alternating users, one of which has to be the `username`."""
+        if "usernames" not in self.document:
+            return None
+        names = self.document["usernames"]
+        if not (isinstance(names, list) and len(names) == 2 and names[0] != names[1]):  # noqa: PLR2004
+            raise InvalidSecretError("`usernames` is not a list of two different users.")
+        first, second = (_Keys({"usernames": name}).name("usernames") for name in names)
+        if self.document.get("username") not in names:
+            raise InvalidSecretError("`username` is neither of the two in `usernames`.")
+        return first, second
 
     def host(self, key: str, *, default: str | None = None) -> str:
         """One host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""

@@ -14,6 +14,8 @@
     ├── InvalidSecretError                a version holds something that is not a credential
     │   └── MissingVersionError           … or holds nothing
     ├── CredentialMismatchError           AWSPENDING is for another login than AWSCURRENT
+    ├── SuperuserMismatchError            the secret of `masterarn` is for another database
+    ├── RdsError                          a call to RDS failed
     ├── DatabaseError
     │   ├── DatabaseUnreachableError      no answer to the question "is this the password?"
     │   │   ├── HostNotFoundError             DNS
@@ -28,6 +30,7 @@
     │   ├── PoolerError                   somebody else answered
     │   ├── DatabaseReadOnlyError
     │   ├── RoleLockedError               another rotation of the same role is at work
+    │   ├── RoleNotPreparedError          a role lacks what the strategy needs: the statements to run
     │   ├── PasswordChangeError           ALTER ROLE failed
     │   ├── VerificationFailedError       … succeeded, and the new password did not log in: put back
     │   └── UnprovenPasswordError         … and could not be put back for certain
@@ -161,6 +164,26 @@ class CredentialMismatchError(RotationError):
     )
 
 
+class SuperuserMismatchError(RotationError):
+    """The superuser's secret is not shown to be for the secret's own database: nothing was sent, nothing changed."""
+
+    code = "superuser-mismatch"
+    hint = (
+        "Let `masterarn` name the secret of the superuser of the same server, with the same host and port as this "
+        "secret; a replica, or an endpoint of the same cluster, has to be one by RDS's own word."
+    )
+
+
+class RdsError(RotationError):
+    """A call to RDS failed, which alone can tell where a managed superuser is, or which endpoints belong together."""
+
+    code = "rds-failed"
+    hint = (
+        "Can the function reach RDS (interface endpoint com.amazonaws.REGION.rds, or NAT)? Without it, give the "
+        "superuser's secret a `host` of its own, and both secrets the same one."
+    )
+
+
 class DatabaseError(RotationError):
     """The database stood in the way; `unknown` where it left open whether the password is right: waiting may help."""
 
@@ -282,6 +305,13 @@ class RoleLockedError(DatabaseError):
         "Usually none: Secrets Manager retries. If the holder named here stays for minutes, its function was killed; "
         "end its session with pg_terminate_backend(pid)."
     )
+
+
+class RoleNotPreparedError(DatabaseError):
+    """A role lacks a right, an attribute or a setting that the superuser could not give it; the hint has the SQL."""
+
+    code = "role-not-prepared"
+    hint = "README.md, «Alternating users: what it creates in your database», says what the strategy needs."
 
 
 class PasswordChangeError(DatabaseError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
@@ -14,21 +15,32 @@ from botocore.config import Config
 
 from rotation_lambda import __version__, steps
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import RotationError, SecretsManagerError, UnexpectedError, UnprovenPasswordError
+from rotation_lambda.errors import (
+    RdsError,
+    RotationError,
+    SecretsManagerError,
+    UnexpectedError,
+    UnprovenPasswordError,
+)
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
+from rotation_lambda.rds import Rds
+from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import Settings
-from rotation_lambda.strategies import SingleUser
+from rotation_lambda.superuser import Superusers
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
     from botocore.config import _RetryDict as RetryDict
+    from mypy_boto3_rds import RDSClient
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
+_RETRIES: RetryDict = {"mode": "standard", "total_max_attempts": 3}
+_CONFIG = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=_RETRIES)
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
@@ -60,16 +72,20 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     settings = Settings.from_environment(os.environ)
     logger.append_keys(strategy=settings.strategy)
     deadline = Deadline.after(context.get_remaining_time_in_millis())
-    secrets = SecretsManager(_client(deadline), event.secret_id)
+    client = _client(deadline)
+    secrets = SecretsManager(client, event.secret_id)
     versions = secrets.describe_secret()
     versions.check(event.client_request_token, event.step)
     database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
-    rotation = SingleUser(event.client_request_token, versions, secrets, database, deadline)
+    superusers = Superusers(partial(SecretsManager, client), lambda: Rds(_rds_client(deadline)), settings.sslmode)
+    rotation = Rotation(
+        event.client_request_token, versions, secrets, database, deadline, superusers, settings.strategy
+    )
     match event.step:
         case Step.CREATE_SECRET:
-            steps.create_secret(event, versions, secrets, settings)
+            steps.create_secret(rotation, settings.password_policy, event.rotation_token)
         case Step.SET_SECRET:
-            steps.set_secret(rotation, settings)
+            steps.set_secret(rotation)
         case Step.TEST_SECRET:
             steps.test_secret(rotation)
         case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
@@ -90,13 +106,19 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
 
 def _client(deadline: Deadline) -> SecretsManagerClient:
     """Make a client for this invocation (a few milliseconds), none of whose calls starts with too little time left."""
-
-    def check(**_: object) -> None:
-        if deadline.left() < CONNECT_TIMEOUT_S + READ_TIMEOUT_S:
-            raise SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
-
-    retries: RetryDict = {"mode": "standard", "total_max_attempts": 3}
-    config = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=retries)
-    client = boto3.client("secretsmanager", config=config)
-    client.meta.events.register("before-send", check)
+    client = boto3.client("secretsmanager", config=_CONFIG)
+    failure = SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
+    client.meta.events.register("before-send", partial(_check_time, deadline, failure))
     return client
+
+
+def _rds_client(deadline: Deadline) -> RDSClient:
+    client = boto3.client("rds", config=_CONFIG)
+    failure = RdsError("RDS is so slow that the function's time is up.")
+    client.meta.events.register("before-send", partial(_check_time, deadline, failure))
+    return client
+
+
+def _check_time(deadline: Deadline, failure: RotationError, **_: object) -> None:
+    if deadline.left() < CONNECT_TIMEOUT_S + READ_TIMEOUT_S:
+        raise failure

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 import psycopg2
 from psycopg2.extensions import POLL_OK, POLL_READ, encrypt_password
 
-from rotation_lambda import survey, tls
+from rotation_lambda import roles, survey, tls
 from rotation_lambda.answers import name_login, one_line, read_answer
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import (
@@ -25,6 +25,7 @@ from rotation_lambda.errors import (
     HostNotFoundError,
     PasswordChangeError,
     PoolerError,
+    RoleNotPreparedError,
     TlsError,
 )
 from rotation_lambda.settings import PLATFORM_ROOTS
@@ -44,18 +45,22 @@ _GRACE_S = 1.0  # for the server to tell us that its own timeout has struck
 
 _SCRAM, _MD5 = "scram-sha-256", "md5"
 _MD5_WANTED = "server requested a hashed password"
-_TIMEOUTS = (
-    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:.0f}s'"
+# A database's owner can set a search_path for everybody who logs in, and have a superuser run functions of his own.
+_PRECAUTIONS = (
+    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:.0f}s'; "
+    "SET LOCAL search_path = pg_catalog, pg_temp"
 )
 # The session must outlive the second login, but not for long an invocation that was killed (AWS: 15 minutes at most),
 # since it has the lock. Through a pooler this would become the next client's setting: not done there.
-_IDLE_TIMEOUTS = (
-    "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES ('idle_session_timeout', '15min'), "
+_SESSION_SETTINGS = (
+    "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES ('search_path', 'pg_catalog, pg_temp'), "
+    "('idle_session_timeout', '15min'), "
     "('idle_in_transaction_session_timeout', '1min'), ('transaction_timeout', '1min'), ('tcp_keepalives_idle', '10'), "
     "('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')) AS ours (name, value) USING (name) "
     "WHERE pg_backend_pid() = %(pid)s"
 )
 _READ_ONLY = {"25006", "0A000"}
+_NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: somebody else may do it
 _CHANGE_HINTS = {
     "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
     "55P03": "Another transaction holds pg_authid's row: look for it in pg_locks. Secrets Manager retries.",
@@ -225,7 +230,7 @@ class Session:
         server user of its own ALTER ROLE SESSION_USER would change somebody else's password: PoolerError.
         """
         pid = self._connection.info.backend_pid
-        self._ask(f"BEGIN READ ONLY; {_TIMEOUTS}; {_IDLE_TIMEOUTS}", {"pid": pid})
+        self._ask(f"BEGIN READ ONLY; {_PRECAUTIONS}; {_SESSION_SETTINGS}", {"pid": pid})
         [(user, backend_pid, self.in_recovery)] = self._ask(
             "SELECT session_user, pg_backend_pid(), pg_is_in_recovery()"
         )
@@ -233,21 +238,21 @@ class Session:
         if user != self.credential.username or backend_pid != pid:
             raise PoolerError(f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
 
-    def try_lock(self) -> bool:
+    def try_lock(self, role: str) -> bool:
         """Take the lock that keeps two rotations of one role apart, until this session ends; False where it is taken.
 
         It is an advisory lock of this database's (PostgreSQL 13.3.5): workers in another database do not see it.
         """
-        [(taken,)] = self._ask("SELECT pg_try_advisory_lock(%s, hashtext(session_user))", (_LOCK_CLASS,))
+        [(taken,)] = self._ask("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LOCK_CLASS, role))
         return bool(taken)
 
-    def lock_holder(self) -> str:
+    def lock_holder(self, role: str) -> str:
         """Tell who holds the lock."""
         holders = self._ask(
             "SELECT pid, application_name, client_addr, backend_start::timestamp(0) FROM pg_locks "
             "JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND classid = %s "
-            "AND objid = (hashtext(session_user)::bigint & 4294967295)::oid",
-            (_LOCK_CLASS,),
+            "AND objid = (hashtext(%s)::bigint & 4294967295)::oid",
+            (_LOCK_CLASS, role),
         )
         if not holders:
             return "nobody any more"
@@ -258,6 +263,18 @@ class Session:
         """Return what this session can see of its role and its server; nothing is changed."""
         [row] = self._ask(survey.QUERY, survey.PARAMETERS)
         return survey.Survey(*row)
+
+    def identity(self) -> roles.Identity:
+        """Return as whom the session of one of two alternating users runs, and what their clone owns here."""
+        clone = None if self.credential.usernames else self.credential.pair[1]
+        [row] = self._ask(roles.IDENTITY_QUERY, {"original": self.credential.original, "clone": clone})
+        return roles.Identity(*row)
+
+    def plan(self, current: Credential, pending: Credential, *, proved: bool) -> roles.Plan:
+        """Return what change_password_of() would do beside changing the password; nothing is changed."""
+        rows = self._ask(roles.QUERY, {"current": current.username, "other": pending.username})
+        found = roles.Roles(roles.read_roles(rows), self.credential.username, self._connection.info.server_version)
+        return roles.make_plan(found, current, pending, proved=proved)
 
     def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
         """Give the session's own user another password, in one transaction.
@@ -274,16 +291,41 @@ class Session:
         Raises DatabaseReadOnlyError or PasswordChangeError. After either the old password holds, unless the message
         says that COMMIT was not confirmed.
         """
+        algorithm = _SCRAM
+        if self.authentication == _MD5:
+            [(algorithm,)] = self._ask("SHOW password_encryption")
+        verifier = encrypt_password(password, self.credential.username, self._connection, algorithm)
+        self._change("SESSION_USER", verifier, confirm)
+
+    def change_password_of(
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+    ) -> list[str]:
+        """Give AWSPENDING's user its password, as a superuser, in one transaction with what roles.make_plan() says.
+
+        The verifier is always SCRAM's, which pg_hba.conf's md5 takes as well. Returns what an administrator should
+        know. `confirm` and the errors are those of change_password(), and RoleNotPreparedError: nothing was changed.
+        """
+        notes = []
+
+        def prepare() -> None:
+            plan = self.plan(current, pending, proved=proved)
+            self._carry_out(plan.changes)
+            notes.extend(plan.notes)
+
+        verifier = encrypt_password(pending.password, pending.username, self._connection, _SCRAM)
+        self._change(roles.quote_name(pending.username), verifier, confirm, prepare)
+        return notes
+
+    def _change(
+        self, role: str, verifier: str, confirm: Callable[[], None], prepare: Callable[[], None] = lambda: None
+    ) -> None:
         if self.in_recovery:
             raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         committing = False
         try:
-            algorithm = _SCRAM
-            if self.authentication == _MD5:
-                [(algorithm,)] = self._execute("SHOW password_encryption")
-            verifier = encrypt_password(password, self.credential.username, self._connection, algorithm)
-            self._execute(f"BEGIN READ WRITE; {_TIMEOUTS}; SET LOCAL ROLE NONE")
-            self._execute("ALTER ROLE SESSION_USER PASSWORD %s", (verifier,))
+            self._execute(f"BEGIN READ WRITE; {_PRECAUTIONS}; SET LOCAL ROLE NONE")
+            prepare()
+            self._execute(f"ALTER ROLE {role.replace('%', '%%')} PASSWORD %s", (verifier,))
             confirm()
             committing = True
             self._execute("COMMIT")
@@ -292,6 +334,26 @@ class Session:
         else:
             return
         raise failure
+
+    def _carry_out(self, changes: list[roles.Change]) -> None:
+        """Do all that can be done; raise RoleNotPreparedError with all the statements that somebody else has to run."""
+        denied, reasons = [], []
+        for change in changes:
+            try:
+                self._execute(f"SAVEPOINT change; {change.statement}; RELEASE SAVEPOINT change")
+            except psycopg2.Error as error:
+                if (error.pgcode or "")[:2] not in _NOT_HERE:
+                    raise
+                denied.append(str(change))
+                reasons.append(_cause(error))
+                self._execute("ROLLBACK TO SAVEPOINT change")
+        if denied:
+            raise RoleNotPreparedError(
+                f"{name_login(self.credential)}: the superuser may not do all that the strategy needs ({reasons[0]}).",
+                hint=f"Run as a role that may: {' '.join(denied)}",
+            )
+        if changes:
+            self._execute(_PRECAUTIONS)  # some settings of ours may have been copied over
 
     def _ask(self, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Run a query whose failure says nothing about a password."""

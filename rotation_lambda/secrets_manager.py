@@ -43,6 +43,7 @@ class Description:
     last_rotated: datetime | None
     next_rotation: datetime | None
     kms_key: str | None
+    tags: dict[str, str]
     clock: datetime | None
 
 
@@ -76,6 +77,7 @@ class SecretsManager:
             last_rotated=answer.get("LastRotatedDate"),
             next_rotation=answer.get("NextRotationDate"),
             kms_key=answer.get("KmsKeyId"),
+            tags={tag["Key"].lower(): tag["Value"] for tag in answer.get("Tags", [])},
             clock=parsedate_to_datetime(date) if date else None,
         )
 

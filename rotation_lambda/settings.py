@@ -24,6 +24,8 @@ class Strategy(StrEnum):
 
     AUTO = "auto"
     SINGLE_USER = "single-user"
+    ALTERNATING_USERS = "alternating-users"
+    SUPERUSER = "superuser"
 
 
 @dataclass(frozen=True, slots=True)

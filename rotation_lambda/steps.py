@@ -10,17 +10,15 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from rotation_lambda.errors import ConfigurationError, MissingVersionError
-from rotation_lambda.settings import Strategy
+from rotation_lambda.errors import MissingVersionError
+from rotation_lambda.rotation import read_credential
 from rotation_lambda.staging import StagingLabel
-from rotation_lambda.strategies import SingleUser, read_credential
+from rotation_lambda.strategies import choose_strategy
 
 if TYPE_CHECKING:
     from rotation_lambda.credential import Credential
-    from rotation_lambda.event import RotationEvent
-    from rotation_lambda.settings import Settings
-    from rotation_lambda.staging import SecretVersions
-    from rotation_lambda.strategies import Secrets
+    from rotation_lambda.rotation import Rotation
+    from rotation_lambda.settings import PasswordPolicy
 
 logger = logging.getLogger(__name__)
 
@@ -28,44 +26,48 @@ _PATIENCE = 3
 """How often a value is looked for that createSecret has stored: a read right after a write can be stale."""
 
 
-def create_secret(event: RotationEvent, versions: SecretVersions, secrets: Secrets, settings: Settings) -> None:
+def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: str | None = None) -> None:
     """createSecret: afterwards the version has a value, AWSCURRENT's credential with a new password.
+
+    Under alternating users it is for the other user.
 
     1. *current*, *set*, *created*: it has a value; nothing is done, for the database may know that password already.
     2. *empty*: a password is made and stored with the event's token, under AWSPENDING alone.
     3. A twin stores between our look and our call: the twin's value counts, ours was never used.
     """
-    token = event.client_request_token
-    if versions.is_current(token) or _has_value(secrets, token):
+    token, secrets = rotation.token, rotation.secrets
+    if rotation.versions.is_current(token) or _has_value(rotation):
         logger.info("The version has a value already; it is left as it is.")
         return
-    current = _read_current(versions, secrets, settings)
-    pending = current.with_password(secrets.get_random_password(settings.password_policy))
-    if secrets.put_secret_value(token, pending.to_json(), event.rotation_token):
-        logger.info("Stored a new password under AWSPENDING.")
+    current = _read_current(rotation)
+    user = choose_strategy(rotation, current).next_user(current)
+    pending = current.with_password(secrets.get_random_password(policy), user)
+    if secrets.put_secret_value(token, pending.to_json(), rotation_token):
+        logger.info("Stored a new password for %a under AWSPENDING.", user)
     else:
         secrets.get_secret_value(token)
         logger.info("Another invocation has stored a password under AWSPENDING; it is left as it is.")
 
 
-def set_secret(rotation: SingleUser, settings: Settings) -> None:
-    """setSecret, single user: afterwards the database accepts the version's password, proved by a login.
+def set_secret(rotation: Rotation) -> None:
+    """setSecret: afterwards the database accepts the version's credential, proved by a login.
 
     1. *current*: nothing is done.
     2. *empty*: MissingVersionError.
-    3. *created*: the first password that lets us in, AWSCURRENT's as a rule, changes the password.
-    4. *set*: AWSCURRENT is refused and AWSPENDING accepted: an earlier try was cut off here; nothing is done.
+    3. *created*: who may do it, as a rule the user of AWSCURRENT, changes the password.
+    4. *set*: an earlier try was cut off here; nothing is done, but that a superuser sets the same password again.
     """
     if rotation.versions.is_current(rotation.token):
         logger.info("The version is AWSCURRENT already; nothing to do.")
         return
-    current = _read_current(rotation.versions, rotation.secrets, settings)
+    current = _read_current(rotation)
+    strategy = choose_strategy(rotation, current)
     pending = _read_pending(rotation)
-    pending.check_same_login(current, rotation.token)
-    rotation.set_password(current, pending)
+    strategy.check_pending(current, pending)
+    strategy.set_password(current, pending)
 
 
-def test_secret(rotation: SingleUser) -> None:
+def test_secret(rotation: Rotation) -> None:
     """testSecret: the version's credential logs in and runs a query; nothing is changed.
 
     1. *set*, *current*: that is proved.
@@ -79,14 +81,14 @@ def test_secret(rotation: SingleUser) -> None:
     except MissingVersionError:
         logger.info("The version is empty; AWSCURRENT is tested in its place.")
         label, version = StagingLabel.CURRENT, rotation.versions.current
-        credential = read_credential(rotation.secrets, version, label)
-    session = rotation.prove(credential, label, version)
+        credential = _read_current(rotation)
+    session = choose_strategy(rotation, credential).prove(credential, label, version)
     if session is not None:
         session.close()
     logger.info("%s logs in.", label)
 
 
-def finish_secret(rotation: SingleUser) -> None:
+def finish_secret(rotation: Rotation) -> None:
     """finishSecret: afterwards the version has AWSCURRENT.
 
     1. *current*: nothing is done.
@@ -96,11 +98,12 @@ def finish_secret(rotation: SingleUser) -> None:
     if rotation.versions.is_current(rotation.token):
         logger.info("The version is AWSCURRENT already; nothing to do.")
         return
-    rotation.promote(_read_pending(rotation))
+    pending = _read_pending(rotation)
+    choose_strategy(rotation, pending).promote(pending)
     logger.info("Moved AWSCURRENT to the version.")
 
 
-def _read_pending(rotation: SingleUser) -> Credential:
+def _read_pending(rotation: Rotation) -> Credential:
     for _ in range(_PATIENCE - 1):
         try:
             return read_credential(rotation.secrets, rotation.token, StagingLabel.PENDING)
@@ -109,20 +112,13 @@ def _read_pending(rotation: SingleUser) -> Credential:
     return read_credential(rotation.secrets, rotation.token, StagingLabel.PENDING)
 
 
-def _read_current(versions: SecretVersions, secrets: Secrets, settings: Settings) -> Credential:
-    """Return AWSCURRENT's credential; ConfigurationError where it is not for the strategy to change."""
-    current = read_credential(secrets, versions.current, StagingLabel.CURRENT)
-    if current.masterarn and settings.strategy is Strategy.AUTO:
-        raise ConfigurationError(
-            "The secret has a `masterarn`, which asks for alternating users; this version rotates single users only.",
-            hint="Set ROTATION_STRATEGY=single-user if the user is to change its own password; or remove `masterarn`.",
-        )
-    return current
+def _read_current(rotation: Rotation) -> Credential:
+    return read_credential(rotation.secrets, rotation.versions.current, StagingLabel.CURRENT)
 
 
-def _has_value(secrets: Secrets, version: str) -> bool:
+def _has_value(rotation: Rotation) -> bool:
     try:
-        secrets.get_secret_value(version)
+        rotation.secrets.get_secret_value(rotation.token)
     except MissingVersionError:
         return False
     return True

@@ -1,85 +1,46 @@
-"""Whose password changes, and who changes it: today a single user, who changes its own."""
+"""Whose password changes, and who changes it: one user, who does it or has it done; or the other one of two."""
 
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from dataclasses import fields
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar
 
-from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import RESERVE_S
 from rotation_lambda.errors import (
     AuthenticationMethodError,
-    DatabaseError,
     DatabaseReadOnlyError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
     PasswordChangeError,
-    RoleLockedError,
+    RoleNotPreparedError,
     RotationError,
-    SecretsManagerError,
     UnprovenPasswordError,
     VerificationFailedError,
-    VersionNotPendingError,
 )
-from rotation_lambda.staging import SecretVersions, StagingLabel
+from rotation_lambda.roles import quote_name
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, read_credential
+from rotation_lambda.settings import Strategy
+from rotation_lambda.staging import StagingLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from rotation_lambda.deadline import Deadline
-    from rotation_lambda.settings import PasswordPolicy
+    from rotation_lambda.credential import Credential
+    from rotation_lambda.rotation import Session
 
 logger = logging.getLogger(__name__)
 
 MOST_ORPHANS = 5
 """How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
-_CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
-_TWIN = {_CHANGED_MEANWHILE, "XX000", "40P01", "55P03"}  # … tuple concurrently updated, deadlock, lock timeout
 
+class SingleUser(Rotation):
+    """One user, who changes its own password: between setSecret and finishSecret new logins with the old one fail."""
 
-class Secrets(Protocol):
-    """What a rotation needs of Secrets Manager, for one secret."""
-
-    def describe_secret(self) -> SecretVersions: ...
-    def get_secret_value(self, version: str) -> str: ...
-    def get_random_password(self, policy: PasswordPolicy) -> str: ...
-    def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool: ...
-    def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None: ...
-    def list_secret_version_ids(self) -> list[str]: ...
-
-
-class Session(Protocol):
-    """What a rotation needs of a session in the database."""
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
-    def close(self) -> None: ...
-    def try_lock(self) -> bool: ...
-    def lock_holder(self) -> str: ...
-    def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
-
-
-class Database(Protocol):
-    """What a rotation needs of the database: a session, LoginRefusedError, or an error that stops the step."""
-
-    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session: ...
-
-
-@dataclass(frozen=True, slots=True)
-class SingleUser:
-    """One user, who changes its own password: between setSecret and finishSecret new logins with the old one fail.
-
-    `versions` are the labels as the step found them, `token` is the version that the rotation leads to.
-    """
-
-    token: str
-    versions: SecretVersions
-    secrets: Secrets
-    database: Database
-    deadline: Deadline
+    __slots__ = ()
 
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force.
@@ -93,7 +54,7 @@ class SingleUser:
             if session is None:
                 return
             with session:
-                if self._had_to_wait(session):
+                if self._had_to_wait(session, current.username):
                     self._check_labels()
                     continue
                 if way != StagingLabel.CURRENT:
@@ -104,69 +65,12 @@ class SingleUser:
                 try:
                     session.change_password(pending.password, lambda: self._check_unchanged(way, credential))  # noqa: B023
                 except (PasswordChangeError, DatabaseReadOnlyError) as error:
-                    if not (_may_pass(error) and self.deadline.pause(1.0, RESERVE_S)):
+                    if not self._may_try_again(error):
                         raise
                     continue
-                self._verify(session, current, pending)
+                self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
                 logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
                 return
-
-    def prove(self, credential: Credential, label: StagingLabel, version: str) -> Session | None:
-        """Return an open session, or None where the password is right and the door stays shut; raise LoginRefusedError.
-
-        A shut door, such as a reached connection limit, is no refusal: it is the password that rotates.
-        """
-        try:
-            return self.database.log_in(credential)
-        except LoginNotAllowedError as error:
-            logger.warning("The password of %s is accepted, but: %s %s", label, error.what, error.hint)
-            return None
-        except LoginRefusedError as error:
-            what = f"{label}, version {version}: {error.what}"
-        raise LoginRefusedError(what)
-
-    def promote(self, pending: Credential) -> None:
-        """Move AWSCURRENT to AWSPENDING's version, once a login has proved it, under the role's lock.
-
-        No answer is waited for until the reserve, and then AWSCURRENT moves all the same, with a warning: setSecret and
-        testSecret had the proof, the old password has not worked since, and waiting helps nobody. A refusal stops it.
-        """
-        while True:
-            try:
-                session = self.prove(pending, StagingLabel.PENDING, self.token)
-            except DatabaseError as error:
-                if not error.unknown:
-                    raise
-                if self.deadline.pause(1.0, RESERVE_S):
-                    continue
-                logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
-                session = None
-            if session is None:
-                self._move()
-                return
-            with session:
-                if not self._had_to_wait(session):
-                    self._move()
-                    return
-
-    def _move(self) -> None:
-        try:
-            self.secrets.update_secret_version_stage(
-                StagingLabel.CURRENT, move_to=self.token, remove_from=self.versions.current
-            )
-        except SecretsManagerError:
-            if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
-                raise
-
-    def _had_to_wait(self, session: Session) -> bool:
-        """Take the role's lock; tell whether somebody else had it, in which case all that is known may be stale."""
-        if session.try_lock():
-            return False
-        logger.info("Waiting for another rotation of this role: %s.", session.lock_holder())
-        while self.deadline.pause(0.5, RESERVE_S):
-            if session.try_lock():
-                return True
-        raise RoleLockedError(f"Another rotation of this role is at work: {session.lock_holder()}.")
 
     def _log_in(self, way: str, credential: Credential) -> Session:
         """Log in; the password of a version without a label is never offered by md5."""
@@ -186,7 +90,7 @@ class SingleUser:
             what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
         else:
             return
-        raise PasswordChangeError(what, sqlstate=_CHANGED_MEANWHILE)
+        raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE)
 
     def _get_in(self, current: Credential, pending: Credential) -> tuple[str, Credential, Session | None]:
         """Return whose password the database accepts, and a session; None for a session before AWSPENDING's shut door.
@@ -260,22 +164,25 @@ class SingleUser:
         labelled = {self.versions.current, self.token, previous}
         yield from (version for version in retained if version not in labelled)
 
-    def _verify(self, session: Session, current: Credential, pending: Credential) -> None:
+    def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
 
         It is put back by the session that changed it, and only if nobody else can have touched labels or password
-        since: a put-back over another rotation's proven password would lock everybody out.
+        since: a put-back over another rotation's proven password would lock everybody out. And only if AWSCURRENT had
+        been in force before: else `put_back` is None.
         """
         reason = self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S)
         if reason is None:
             return
         found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
         now = StagingLabel.CURRENT, self.versions.current
+        if put_back is None:
+            raise UnprovenPasswordError(f"{found} AWSCURRENT (version {now[1]}) did not log in before either.")
         try:
             self._check_labels()
             doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
             if doubt is not None:
-                session.change_password(current.password, self._check_labels)
+                put_back()
                 doubt = self._disproof(current, *now)
         except RotationError as error:
             doubt = error
@@ -285,42 +192,134 @@ class SingleUser:
             f"{found} Nor could AWSCURRENT (version {now[1]}) be put back for certain: {doubt.what}"
         )
 
-    def _check_labels(self) -> None:
-        """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
-        now = self.secrets.describe_secret()
-        if now.with_label(StagingLabel.PENDING) != self.token or now.current != self.versions.current:
-            raise VersionNotPendingError("The labels have moved since the step began: another rotation is at work.")
 
-    def _disproof(
-        self, credential: Credential, label: StagingLabel, version: str, reserve: float = 0.0
-    ) -> DatabaseError | None:
-        """Return None once the database accepts the credential, or why it does not: the second refusal, after a pause.
+class BySuperuser(SingleUser):
+    """One user, whose password a superuser changes: for who may not change it, or where nobody knows it any more."""
 
-        No answer is waited for until the reserve, and counts as a refusal then.
+    __slots__ = ()
+
+    def set_password(self, current: Credential, pending: Credential) -> None:
+        """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force, if that was."""
+        proved = self._accepts(current, StagingLabel.CURRENT, self.versions.current)
+        if not proved and self._accepts(pending, StagingLabel.PENDING, self.token):
+            self._check_labels()
+            logger.info("The database accepts AWSPENDING already; nothing to do.")
+            return
+        superuser = self.superusers.of(current)
+        if not proved:
+            logger.warning(
+                "The database refuses AWSCURRENT and AWSPENDING: that the secret is for role %a there is by "
+                "`masterarn` alone. The superuser changes its password all the same.",
+                current.username,
+            )
+        on_writer, *elsewhere = self._places(pending, superuser)
+        with self._changed_by(superuser, current, pending, proved=proved) as session:
+            back = partial(session.change_password_of, current, current, self._check_labels, proved=True)
+            self._verify(current.at(superuser) if elsewhere else current, on_writer, back if proved else None)
+            for place in elsewhere:
+                if reason := self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True):
+                    raise UnprovenPasswordError(
+                        f"AWSPENDING (version {self.token}) logs in at the writer: {reason.what}"
+                    )
+        logger.info("Changed the password by the superuser %a; a login proved AWSPENDING.", superuser.username)
+
+    def _accepts(self, credential: Credential, label: StagingLabel, version: str) -> bool:
+        try:
+            session = self.prove(credential, label, version)
+        except LoginRefusedError:
+            return False
+        if session is not None:
+            session.close()
+        return True
+
+
+class AlternatingUsers(Rotation):
+    """Two users with the same rights, by turns: the one in use is never touched, so that no login is ever refused."""
+
+    __slots__ = ()
+
+    old_one_works: ClassVar[bool] = True
+
+    def next_user(self, current: Credential) -> str:
+        """Return the other user's name."""
+        return current.other_user
+
+    def set_password(self, current: Credential, pending: Credential) -> None:
+        """Bring the database to accept AWSPENDING, whose user a superuser prepares, and prove it.
+
+        AWSCURRENT proves first that the secret is of this database (AWS: «Lambda rotation functions», set_secret). Its
+        user is left alone, so nothing is ever put back.
         """
-        tries = 0
-        while True:
-            tries += 1
+        session = super().prove(current, StagingLabel.CURRENT, self.versions.current)
+        if session is not None:
+            session.close()
+        superuser = self.superusers.of(current)
+        with self._changed_by(superuser, current, pending, proved=True):
+            on_writer, *elsewhere = self._places(pending, superuser)
+            reason = self._disproof(on_writer, StagingLabel.PENDING, self.token, RESERVE_S)
+            for place in elsewhere:
+                reason = reason or self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True)
+        if reason is not None:
+            raise VerificationFailedError(
+                f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not log "
+                f"in: {reason.what} AWSCURRENT (version {self.versions.current}) was not touched.",
+                hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
+            )
+        logger.info(
+            "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
+        )
+
+    def prove(self, credential: Credential, label: StagingLabel, version: str) -> Session:
+        """Return an open session that runs as it should, with the original's rights; a shut door is an error here.
+
+        Where a membership was revoked, PostgreSQL lets the user in all the same, with a warning that nobody reads.
+        """
+        try:
+            session = self.database.log_in(credential)
+        except LoginRefusedError as error:
+            what = f"{label}, version {version}: {error.what}"
+        else:
             try:
-                session = self.prove(credential, label, version)
-            except DatabaseError as error:
-                if (error.unknown or tries < 2) and self.deadline.pause(0.5, reserve):  # noqa: PLR2004
-                    continue
-                return error
-            if session is not None:
+                self._check_identity(session)
+            except BaseException:
                 session.close()
-            return None
+                raise
+            return session
+        raise LoginRefusedError(what)
+
+    def _check_identity(self, session: Session) -> None:
+        identity, user = session.identity(), session.credential.username
+        original = session.credential.original
+        if identity.runs_as != identity.starts_as:
+            raise RoleNotPreparedError(
+                f"Role {user!a} logs in and runs as {identity.runs_as!a}, not as {identity.starts_as!a} as its setting "
+                "says: a membership was revoked.",
+                hint=f"GRANT {quote_name(identity.starts_as)} TO {quote_name(user)};",
+            )
+        if not identity.has_rights:
+            raise RoleNotPreparedError(
+                f"Role {user!a} logs in without the rights of {original!a}.",
+                hint=f"GRANT {quote_name(original)} TO {quote_name(user)};",
+            )
+        if identity.clone_owns:
+            logger.info("The clone of %a owns in this database: %s.", original, ", ".join(identity.clone_owns))
 
 
-def _may_pass(error: DatabaseError) -> bool:
-    """Tell whether fresh logins may find another state: a twin's change, or a new primary after a failover."""
-    return isinstance(error, DatabaseReadOnlyError) or getattr(error, "sqlstate", None) in _TWIN
+_KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {
+    Strategy.SINGLE_USER: SingleUser,
+    Strategy.ALTERNATING_USERS: AlternatingUsers,
+    Strategy.SUPERUSER: BySuperuser,
+}
 
 
-def read_credential(secrets: Secrets, version: str, name: str) -> Credential:
-    """Return a version's credential; MissingVersionError, or an InvalidSecretError that names it, if it has none."""
-    text = secrets.get_secret_value(version)
-    try:
-        return Credential.parse(text)
-    except InvalidSecretError as error:
-        raise InvalidSecretError(f"{name}, version {version}: {error.what}", hint=error.hint) from None
+def choose_strategy(rotation: Rotation, credential: Credential) -> SingleUser | AlternatingUsers:
+    """Return the rotation under its strategy; under `auto` the secret says which, by having a `masterarn` or not."""
+    choice = rotation.choice
+    if choice is Strategy.AUTO:
+        choice = Strategy.ALTERNATING_USERS if credential.masterarn else Strategy.SINGLE_USER
+    if choice is not Strategy.SINGLE_USER and not credential.masterarn:
+        raise InvalidSecretError(
+            f"`masterarn` is missing from the secret, which ROTATION_STRATEGY={choice} needs.",
+            hint="Add `masterarn`, the ARN of the superuser's secret; or set ROTATION_STRATEGY=single-user.",
+        )
+    return _KINDS[choice](*(getattr(rotation, name.name) for name in fields(rotation)))

@@ -19,6 +19,7 @@ from psycopg2 import sql
 from local.postgres import PostgresServer, run_postgres
 from local.secrets_manager import SecretsManagerServer, run_secrets_manager
 from rotation_lambda import handler
+from rotation_lambda.credential import CLONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -131,7 +132,10 @@ def make_role() -> Iterator[Callable[..., Role]]:
     for role in made:
         if role.server.pid is None:  # the whole server is gone already
             continue
-        role.server.query(sql.SQL("DROP ROLE {}").format(sql.Identifier(role.name)))
+        for name in (role.name + CLONE, role.name):
+            if role.server.query("SELECT 1 FROM pg_roles WHERE rolname::text = %s", (name,)):
+                for statement in ("DROP OWNED BY {}", "DROP ROLE {}"):
+                    role.server.query(sql.SQL(statement).format(sql.Identifier(name)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +162,26 @@ def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Sec
     def make(value: object) -> Secret:
         text = value if isinstance(value, str) else json.dumps(value)
         return Secret(secrets_manager, secrets_manager.create_secret(f"test/app/{uuid4().hex}", text))
+
+    return make
+
+
+@pytest.fixture
+def make_superuser(
+    make_role: Callable[..., Role], make_secret: Callable[[object], Secret]
+) -> Callable[[Role], dict[str, Any]]:
+    """Make a superuser as RDS has them, who is none: CREATEROLE, and on 16 and newer ADMIN OPTION on the role.
+
+    Returns what the role's secret has to say of it.
+    """
+
+    def make(role: Role) -> dict[str, Any]:
+        superuser = make_role(role.server, f"master_{uuid4().hex[:8]}", options="CREATEROLE")
+        if role.server.version >= 16:
+            names = map(sql.Identifier, (role.name, superuser.name))
+            role.server.query(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(*names))
+        tls = {} if role.server.ca_file else {"sslmode": "disable"}
+        return {**tls, "masterarn": make_secret({**superuser.document, **tls}).arn}
 
     return make
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import uuid4
 
 import psycopg2.errors
+import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
 from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
@@ -32,9 +33,10 @@ from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.errors import RotationError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres, Session
+from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
-from rotation_lambda.settings import SHIPPED_BUNDLE, Settings
-from rotation_lambda.strategies import SingleUser
+from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
+from rotation_lambda.superuser import Superusers
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
@@ -331,16 +333,21 @@ class World:
         versions = keeper.describe_secret()
         versions.check(event.client_request_token, event.step)
         database = WatchedPostgres(SslMode.DISABLE, SHIPPED_BUNDLE, deadline, effects=effects)
-        single_user = SingleUser(event.client_request_token, versions, keeper, database, deadline)
+        superusers = Superusers(
+            lambda arn: WatchedSecretsManager(self.client, arn, effects, self),
+            lambda: pytest.fail("No call to RDS is due here."),
+            SslMode.DISABLE,
+        )
+        now = Rotation(event.client_request_token, versions, keeper, database, deadline, superusers, Strategy.AUTO)
         match event.step:
             case Step.CREATE_SECRET:
-                steps.create_secret(event, versions, keeper, SETTINGS)
+                steps.create_secret(now, SETTINGS.password_policy)
             case Step.SET_SECRET:
-                steps.set_secret(single_user, SETTINGS)
+                steps.set_secret(now)
             case Step.TEST_SECRET:
-                steps.test_secret(single_user)
+                steps.test_secret(now)
             case Step.FINISH_SECRET:
-                steps.finish_secret(single_user)
+                steps.finish_secret(now)
             case Step.PREFLIGHT:
                 raise ValueError("A preflight is no step of a rotation.")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.errors import (
@@ -85,11 +85,38 @@ class FakeSecretsManager:
         return list(self.values)[::-1]
 
 
+class FakeIdentity(NamedTuple):
+    """As whom a session runs; as it should be, where nothing is said."""
+
+    runs_as: str = "app"
+    starts_as: str = "app"
+    has_rights: bool = True
+    clone_owns: list[str] = []  # noqa: RUF012 - nobody adds to it
+
+
+@dataclass(slots=True)
+class FakeSuperusers:
+    """Knows the superuser of every secret, or the error that stands in the way; `asked` for which credentials."""
+
+    superuser: Credential | None = None
+    trouble: RotationError | None = None
+    asked: list[Credential] = field(default_factory=list)
+
+    def of(self, current: Credential) -> Credential:
+        self.asked.append(current)
+        if self.trouble:
+            raise self.trouble
+        assert self.superuser is not None, "No superuser is to be asked for here."
+        return self.superuser
+
+
 @dataclass(slots=True)
 class FakeDatabase:
-    """One server with one role. `trouble` says, by password, what a login raises instead of being answered.
+    """One server with one role, and `others` by name. `trouble` says, by password, what a login raises.
 
-    `events` are called at the login or the change of that number, so that others can act in between.
+    A superuser's changes are in `plans`: for whom, and whether AWSCURRENT had logged in. `notes` are what they tell,
+    and `identities` as whom sessions run, by user. `at_login` has what is called at the login of that number, so that
+    others can act in between.
     """
 
     role: str
@@ -100,6 +127,10 @@ class FakeDatabase:
     changes: list[str] = field(default_factory=list)
     scram_only: set[str] = field(default_factory=set)
     any_method: set[str] = field(default_factory=set)
+    others: dict[str, str] = field(default_factory=dict)
+    plans: list[tuple[str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    identities: dict[str, FakeIdentity] = field(default_factory=dict)
     open_sessions: int = 0
     locked: int = 0
     in_recovery: bool = False
@@ -112,17 +143,18 @@ class FakeDatabase:
             act()
         if error := self.trouble.get(credential.password):
             raise error
-        if (credential.username, credential.password) != (self.role, self.password):
+        if {**self.others, self.role: self.password}.get(credential.username) != credential.password:
             raise LoginRefusedError(f"Role {credential.username}: refused.")
         self.open_sessions += 1
-        return FakeSession(self)
+        return FakeSession(self, credential)
 
 
 @dataclass(slots=True)
 class FakeSession:
-    """An open session of the role."""
+    """An open session."""
 
     database: FakeDatabase
+    credential: Credential
 
     def __enter__(self) -> Self:
         return self
@@ -133,13 +165,28 @@ class FakeSession:
     def close(self) -> None:
         self.database.open_sessions -= 1
 
-    def try_lock(self) -> bool:
+    def try_lock(self, role: str) -> bool:
         """Find the lock taken as often as `locked` says."""
         self.database.locked -= self.database.locked > 0
         return not self.database.locked
 
-    def lock_holder(self) -> str:
+    def lock_holder(self, role: str) -> str:
         return "process 4711"
+
+    def identity(self) -> FakeIdentity:
+        return self.database.identities.get(self.credential.username, FakeIdentity())
+
+    def change_password_of(
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+    ) -> list[str]:
+        """Change the password of either user."""
+        self.database.plans.append((pending.username, proved))
+        before = self.database.password
+        self.change_password(pending.password, confirm)
+        if pending.username != self.database.role:
+            self.database.password = before
+            self.database.others[pending.username] = pending.password
+        return self.database.notes
 
     def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
         if self.database.in_recovery:

@@ -450,7 +450,7 @@ def test_a_rotation_cancelled_while_it_waits_for_the_lock(server: PostgresServer
         assert world.take("createSecret", token) is None
         current = world.in_force()
         holder = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Clock().deadline()).log_in(world.credential("AWSCURRENT"))
-        assert holder.try_lock()
+        assert holder.try_lock(world.role)
 
         def lose_patience() -> None:
             world.cancel()
@@ -471,7 +471,7 @@ def test_a_session_that_outlives_its_function_is_named_and_can_be_ended(
         token = world.begin()
         assert world.take("createSecret", token) is None
         left = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Clock().deadline()).log_in(world.credential("AWSCURRENT"))
-        assert left.try_lock()
+        assert left.try_lock(world.role)
         failure = world.take("setSecret", token)
         assert isinstance(failure, errors.RoleLockedError)
         assert world.current_logs_in()

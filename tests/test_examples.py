@@ -423,12 +423,17 @@ class TestPool:
         assert application.role.password not in everything_in(caught.value) + repr(engine)
 
 
-@pytest.mark.parametrize("strategy", ["single-user"])
+@pytest.mark.parametrize("strategy", ["single-user", "alternating-users"])
 def test_with_the_fallback_no_rotation_is_noticed_and_without_it_every_one_is(
-    strategy: str, role: Role, make_secret: Callable[[object], Secret], invoke: rotation.Invoke
+    strategy: str,
+    role: Role,
+    make_secret: Callable[[object], Secret],
+    make_superuser: Callable[[Role], dict[str, Any]],
+    invoke: rotation.Invoke,
 ) -> None:
-    """Each window is held open until every client has had two answers in it."""
-    secret, rotations = make_secret(role.document), 3
+    """Each window is held open until every client has had two answers in it; of alternating users there is none."""
+    alternating, rotations = strategy == "alternating-users", 3
+    secret = make_secret({**role.document, **(make_superuser(role) if alternating else {})})
     manager = secret.server
     with run_clients(2, secret.arn, manager, role.server) as clients:
         everybody = [*clients.with_fallback, *clients.without]
@@ -446,7 +451,6 @@ def test_with_the_fallback_no_rotation_is_noticed_and_without_it_every_one_is(
             for step in rotation.STEPS:
                 rotation.invoke_steps(invoke, secret.arn, token, steps=[step])
                 wait()
-    alternating = strategy == "alternating-users"
     for client in clients.with_fallback:
         assert client.refused == 0
         assert client.reads.count("AWSPENDING") == (0 if alternating else rotations)

@@ -195,14 +195,6 @@ class TestRefusedInvocation:
             invoke(event(secret, token, "createSecret"))
         assert not secret.server.calls
 
-    def test_of_a_secret_for_alternating_users(
-        self, role: Role, make_secret: Callable[[object], Secret], invoke: Invoke
-    ) -> None:
-        secret = make_secret({**role.document, "masterarn": role.name})
-        token = begin(secret)
-        with pytest.raises(errors.ConfigurationError, match="masterarn"):
-            invoke(event(secret, token, "createSecret"))
-
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from local.postgres import PostgresServer
-    from rotation_lambda import strategies
+    from rotation_lambda import rotation
     from tests.conftest import Role
 
 
@@ -61,7 +61,7 @@ def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgre
 class Subject:
     """A database, fake or real, and the credential that opens it."""
 
-    database: strategies.Database
+    database: rotation.Database
     credential: Credential
 
 
@@ -96,11 +96,11 @@ class TestContract:
 
     def test_keeps_two_sessions_of_one_role_apart(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
-            assert session.try_lock()
-            assert session.lock_holder()
+            assert session.try_lock(subject.credential.username)
+            assert session.lock_holder(subject.credential.username)
             session.change_password("new")
         with subject.database.log_in(subject.credential.with_password("new")) as session:
-            assert session.try_lock()
+            assert session.try_lock(subject.credential.username)
 
     def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
@@ -280,26 +280,26 @@ class TestLock:
     def test_is_held_until_the_session_ends_and_names_its_holder(self, any_role: Role) -> None:
         database = door(any_role.server)
         with database.log_in(credential(any_role)) as first:
-            assert first.try_lock()
+            assert first.try_lock(any_role.name)
             with database.log_in(credential(any_role)) as second:
-                assert not second.try_lock()
-                holder = second.lock_holder()
+                assert not second.try_lock(any_role.name)
+                holder = second.lock_holder(any_role.name)
                 assert re.fullmatch(r"process \d+ \(rotation_lambda, from 127.0.0.1, since [-\d: ]+\)", holder)
         with database.log_in(credential(any_role)) as third:
-            assert third.lock_holder() == "nobody any more"
-            assert third.try_lock()
+            assert third.lock_holder(any_role.name) == "nobody any more"
+            assert third.try_lock(any_role.name)
 
     def test_is_each_roles_own(self, role: Role, make_role: Callable[..., Role]) -> None:
         database, other = door(role.server), make_role(role.server)
         with database.log_in(credential(role)) as first, database.log_in(credential(other)) as second:
-            assert first.try_lock()
-            assert second.try_lock()
+            assert first.try_lock(role.name)
+            assert second.try_lock(other.name)
 
     def test_cannot_be_asked_for_in_a_session_that_broke(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:
             end_sessions_of(role)
             with pytest.raises(errors.DatabaseUnreachableError, match="the session broke"):
-                session.try_lock()
+                session.try_lock(role.name)
 
 
 class TestEnvironment:
@@ -375,7 +375,7 @@ class TestStalledServer:
             self.stalled(role) as session,
             pytest.raises(errors.DatabaseUnreachableError, match="no answer"),
         ):
-            session.try_lock()
+            session.try_lock(role.name)
 
     def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:
         database = replace(door(role.server), deadline=Deadline(time.monotonic()))

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors, steps
-from rotation_lambda.event import RotationEvent, Step
-from rotation_lambda.settings import Settings
+from rotation_lambda.event import Step
+from rotation_lambda.rotation import Rotation
+from rotation_lambda.settings import Settings, Strategy
 from rotation_lambda.staging import StagingLabel
-from rotation_lambda.strategies import SingleUser
-from tests.fakes import FakeClock, FakeDatabase, FakeSecretsManager
+from tests.fakes import FakeClock, FakeDatabase, FakeSecretsManager, FakeSuperusers
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,17 +38,19 @@ class World:
     database: FakeDatabase
     rotation_token: str | None = None
     clock: FakeClock = field(default_factory=FakeClock)
+    superusers: FakeSuperusers = field(default_factory=FakeSuperusers)
+    strategy: Strategy = Strategy.AUTO
 
     def take(self, step: Step) -> None:
-        event = RotationEvent(step, ARN, PENDING, self.rotation_token)
         versions = self.secrets.describe_secret()
         self.secrets.calls.clear()
-        rotation = SingleUser(PENDING, versions, self.secrets, self.database, self.clock.deadline())
+        deadline = self.clock.deadline()
+        rotation = Rotation(PENDING, versions, self.secrets, self.database, deadline, self.superusers, self.strategy)
         match step:
             case Step.CREATE_SECRET:
-                steps.create_secret(event, versions, self.secrets, SETTINGS)
+                steps.create_secret(rotation, SETTINGS.password_policy, self.rotation_token)
             case Step.SET_SECRET:
-                steps.set_secret(rotation, SETTINGS)
+                steps.set_secret(rotation)
             case Step.TEST_SECRET:
                 steps.test_secret(rotation)
             case Step.FINISH_SECRET:

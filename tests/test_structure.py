@@ -24,14 +24,17 @@ ORDER = [
     "credential",
     "settings",
     "deadline",
+    "roles",
+    "rotation",
     "strategies",
     "steps",
     "secrets_manager",
+    "rds",
+    "superuser",
     "answers",
     "survey",
     "tls",
     "postgres",
-    "rds",
     "findings",
     "secret_checks",
     "session_checks",
@@ -39,7 +42,7 @@ ORDER = [
     "preflight",
     "handler",
 ]
-PURE = ["errors", "event", "staging", "credential", "settings", "deadline"]
+PURE = ["errors", "event", "staging", "credential", "settings", "deadline", "roles"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
 OUTSIDE = {  # what a module may import that is neither Python's nor the house's; all others: nothing

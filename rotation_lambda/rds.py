@@ -1,0 +1,96 @@
+"""Where a database is, by RDS's own word: which endpoints an instance or a cluster has, and whose replica it is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeVar
+
+from botocore.exceptions import BotoCoreError, ClientError
+
+from rotation_lambda.errors import AccessDeniedError, RdsError, RotationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_rds import RDSClient
+
+_Answer = TypeVar("_Answer")
+_ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "403"}
+_NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault", "DBClusterNotFoundFault"}
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """An instance or a cluster: the (host, port) pairs that lead to it, the writer's first.
+
+    `cluster` is the one that an instance belongs to, a cluster's own name; `sources` name what it is a replica of, by
+    name in the same region, by ARN in another.
+    """
+
+    name: str
+    arn: str
+    endpoints: list[tuple[str, int]]
+    cluster: str | None = None
+    sources: frozenset[str] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Rds:
+    """The RDS of the function's account and region. An `identifier` is a name or an ARN; None: there is none."""
+
+    client: RDSClient
+
+    def describe_db_instances(self, identifier: str) -> Server | None:
+        """Return the instance (AWS: DescribeDBInstances)."""
+        answer = self._ask(
+            "DescribeDBInstances",
+            identifier,
+            lambda: self.client.describe_db_instances(DBInstanceIdentifier=identifier),
+        )
+        if answer is None:
+            return None
+        [instance] = answer["DBInstances"]
+        endpoint = instance.get("Endpoint", {})
+        sources = (
+            instance.get("ReadReplicaSourceDBInstanceIdentifier"),
+            instance.get("ReadReplicaSourceDBClusterIdentifier"),
+        )
+        return Server(
+            name=instance["DBInstanceIdentifier"],
+            arn=instance["DBInstanceArn"],
+            endpoints=[(endpoint["Address"], endpoint["Port"])] if "Address" in endpoint else [],
+            cluster=instance.get("DBClusterIdentifier"),
+            sources=frozenset(filter(None, sources)),
+        )
+
+    def describe_db_clusters(self, identifier: str) -> Server | None:
+        """Return the cluster (AWS: DescribeDBClusters)."""
+        answer = self._ask(
+            "DescribeDBClusters", identifier, lambda: self.client.describe_db_clusters(DBClusterIdentifier=identifier)
+        )
+        if answer is None:
+            return None
+        [cluster] = answer["DBClusters"]
+        hosts = [cluster.get("Endpoint"), cluster.get("ReaderEndpoint"), *cluster.get("CustomEndpoints", [])]
+        return Server(
+            name=cluster["DBClusterIdentifier"],
+            arn=cluster["DBClusterArn"],
+            endpoints=[(host, cluster["Port"]) for host in hosts if host],
+            cluster=cluster["DBClusterIdentifier"],
+            sources=frozenset(filter(None, [cluster.get("ReplicationSourceIdentifier")])),
+        )
+
+    def _ask(self, operation: str, identifier: str, call: Callable[[], _Answer]) -> _Answer | None:
+        """Make a call, and turn botocore's exceptions into this project's."""
+        try:
+            return call()
+        except ClientError as error:
+            code = error.response.get("Error", {}).get("Code", "")
+            if code in _NOT_FOUND:
+                return None
+            failure: RotationError = RdsError(f"{operation} of {identifier} failed with {code}.")
+            if code in _ACCESS_DENIED:
+                failure = AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
+        except BotoCoreError as error:
+            failure = RdsError(f"{operation} of {identifier} got no answer from RDS: {type(error).__name__}.")
+        raise failure

@@ -1,0 +1,118 @@
+"""Who may change other roles' passwords, and on which server: the secret that `masterarn` names, and its guards."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.errors import InvalidSecretError, SuperuserMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from rotation_lambda.rds import Rds, Server
+    from rotation_lambda.secrets_manager import SecretsManager
+
+_RDS_HOST = (".rds.amazonaws.com", ".rds.amazonaws.com.cn")
+_INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"
+_MOST_HOPS = 5
+"""How long a chain of replicas is followed; RDS has three levels at most (AWS: cascading read replicas)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Superusers:
+    """Opens superusers' secrets; RDS is asked only where a secret and its superuser's name different hosts.
+
+    `sslmode` is the function's own; none of its makes a superuser's password travel without TLS.
+    """
+
+    open_secret: Callable[[str], SecretsManager]
+    open_rds: Callable[[], Rds]
+    sslmode: SslMode
+
+    def of(self, current: Credential) -> Credential:
+        """Return the credential of the superuser who may change passwords for this secret.
+
+        It only ever goes to the host that its own secret names, or RDS for a secret that RDS manages. Raises
+        SuperuserMismatchError unless the secret's own host is the same, or by RDS's word a replica of it or another
+        endpoint of the same cluster: else whoever may write a secret could have a role of that name changed elsewhere
+        (AWS: «Lambda rotation functions», the confused deputy).
+        """
+        arn = current.masterarn or ""
+        superuser = self._read(arn)
+        if superuser.username in {current.username, *current.pair}:
+            raise SuperuserMismatchError(
+                f"The secret of `masterarn`, {arn}, is for {superuser.username!a}, whose password would change.",
+                hint="A superuser's own secret is rotated as single-user, without a `masterarn`.",
+            )
+        if _end(current) != _end(superuser) and not self._are_one(_end(current), _end(superuser)):
+            (host, port), (other_host, other_port) = current.address, superuser.address
+            raise SuperuserMismatchError(
+                f"This secret is for {host}:{port}, the superuser's, {arn}, for {other_host}:{other_port}, and RDS "
+                "does not say that they are one."
+            )
+        return superuser
+
+    def _read(self, arn: str) -> Credential:
+        secret = self.open_secret(arn)
+        description = secret.describe()
+        try:
+            text = secret.get_secret_value(description.versions.current)
+            superuser = Credential.parse(text, self._place(description.tags))
+        except InvalidSecretError as error:
+            failure = type(error)(f"The superuser's secret, {arn}: {error.what}", hint=error.hint)
+        else:
+            if superuser.sslmode is None and self.sslmode is SslMode.DISABLE:
+                return replace(superuser, sslmode=SslMode.VERIFY_FULL)
+            return superuser
+        raise failure
+
+    def _place(self, tags: Mapping[str, str]) -> dict[str, object]:
+        """Return host and port for a secret that RDS manages, which has only a name and a password (AWS: tags)."""
+        if arn := tags.get(_INSTANCE_TAG):
+            server = self.open_rds().describe_db_instances(arn)
+        elif arn := tags.get(_CLUSTER_TAG):
+            server = self.open_rds().describe_db_clusters(arn)
+        else:
+            return {}
+        if server is None or not server.endpoints:
+            raise InvalidSecretError(f"RDS knows no endpoint of {arn}, to which the secret belongs by its tag.")
+        host, port = server.endpoints[0]
+        return {"host": host, "port": port}
+
+    def _are_one(self, ours: tuple[str, int], theirs: tuple[str, int]) -> bool:
+        """Tell whether RDS says that one leads to the cluster of the other, or to a replica of it."""
+        if not all(host.endswith(_RDS_HOST) for host, _ in (ours, theirs)):
+            return False
+        rds = self.open_rds()
+        server = _find(rds, theirs)
+        if server is None:
+            return False
+        cluster = rds.describe_db_clusters(server.cluster) if server.cluster else None
+        if cluster and ours in _lower(cluster):
+            return True
+        names, own, hops = {server.name, server.arn, server.cluster}, _find(rds, ours), 0
+        while own and hops < _MOST_HOPS:
+            if (cluster and own.cluster == cluster.name) or own.sources & names:
+                return True
+            own = next((rds.describe_db_instances(source) for source in own.sources), None)
+            hops += 1
+        return False
+
+
+def _find(rds: Rds, end: tuple[str, int]) -> Server | None:
+    """Find an instance or a cluster by an endpoint, whose first label is its name; custom endpoints have their own."""
+    host, _ = end
+    name, _, domain = host.partition(".")
+    server = rds.describe_db_clusters(name) if domain.startswith("cluster-") else rds.describe_db_instances(name)
+    return server if server and end in _lower(server) else None
+
+
+def _lower(server: Server) -> list[tuple[str, int]]:
+    return [(host.lower(), port) for host, port in server.endpoints]
+
+
+def _end(credential: Credential) -> tuple[str, int]:
+    host, port = credential.address
+    return host.lower().rstrip("."), port
