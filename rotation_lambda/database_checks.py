@@ -27,7 +27,9 @@ from rotation_lambda.errors import (
 from rotation_lambda.findings import Finding, Status
 from rotation_lambda.secret_checks import REACH_TIMEOUT_S
 from rotation_lambda.session_checks import check_own_password, check_session
+from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
+from rotation_lambda.strategies import KINDS
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator
@@ -50,8 +52,12 @@ _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
 _CURRENT, _PENDING, _PREVIOUS = (f"login {label}" for label in StagingLabel)
 
 
-def check_database(database: Postgres, versions: Versions, current: Credential) -> Iterator[Finding]:
+def check_database(
+    database: Postgres, versions: Versions, current: Credential
+) -> Generator[Finding, None, bool | None]:
     """Yield a finding for each of CHECKS that is reached. No session stays open, and nothing is changed.
+
+    Returns whether AWSCURRENT was accepted; None where there was no answer.
 
     Where a rotation connects, and as whom, is AWSCURRENT's to say, as in a rotation; of other versions only the
     password is tried, of labelled ones only, and none more than needed: some servers lock a role out after refusals.
@@ -59,7 +65,7 @@ def check_database(database: Postgres, versions: Versions, current: Credential) 
     yield from _roots(database, current)
     address = yield from _way(database, current)
     if address is None:
-        return
+        return None
     began = time.monotonic()
     answer = _log_in(database, current)
     milliseconds = 1000 * (time.monotonic() - began)
@@ -69,8 +75,12 @@ def check_database(database: Postgres, versions: Versions, current: Credential) 
     if session is not None:
         with session:
             survey = session.survey()
-            yield from check_session(session, survey)
-            yield check_own_password(current, survey)
+            yield from check_session(session, survey, versions.strategy)
+            if versions.strategy is Strategy.SINGLE_USER:
+                yield check_own_password(current, survey)
+    if isinstance(answer, LoginRefusedError):
+        return False
+    return True if isinstance(answer, LoginNotAllowedError) or not isinstance(answer, DatabaseError) else None
 
 
 def _roots(database: Postgres, current: Credential) -> Iterator[Finding]:
@@ -200,13 +210,22 @@ def _logins(
         if pending is not None and not isinstance(pending, DatabaseError):
             pending.close()
         return answer
+    if versions.strategy is Strategy.ALTERNATING_USERS:
+        yield Finding.failure(_CURRENT, answer)
+        yield Finding(_PREVIOUS, Status.NOT_REACHED, "not tried, since it is the other user's")
+        if pending is not None and not isinstance(pending, DatabaseError):
+            pending.close()
+        return None
     if pending is not None and not isinstance(pending, LoginRefusedError):
         yield _explained(answer, "AWSPENDING's password is in force: a rotation stopped before finishSecret")
         yield Finding(_PREVIOUS, Status.NOT_REACHED, "not tried, since AWSPENDING logs in")
         return None if isinstance(pending, DatabaseError) else pending
     previous = yield from _previous(database, versions, current)
     if previous is None or isinstance(previous, LoginRefusedError):
-        yield Finding.failure(_CURRENT, answer)
+        if versions.strategy is Strategy.SUPERUSER:
+            yield _explained(answer, "No label has the password that is in force")
+        else:
+            yield Finding.failure(_CURRENT, answer)
         return None
     yield _explained(
         answer,
@@ -223,9 +242,12 @@ def _explained(refusal: LoginRefusedError, reason: str) -> Finding:
 
 
 def _pending(
-    database: Postgres, versions: Versions, current: Credential, answer: Session | DatabaseError
+    database: Postgres,
+    versions: Versions,
+    current: Credential,
+    answer: Session | DatabaseError,
 ) -> Generator[Finding, None, Session | DatabaseError | None]:
-    """AWSPENDING is tried only where it is a version of its own, for the same login, with another password."""
+    """AWSPENDING is tried only where it is a version of its own, for the next login, with another password."""
     version = versions.ids.get(StagingLabel.PENDING)
     if version is None or version == versions.ids[StagingLabel.CURRENT]:
         yield Finding(_PENDING, Status.NOT_REACHED, "no version of its own has it")
@@ -237,7 +259,7 @@ def _pending(
     try:
         if isinstance(value, RotationError):
             raise value
-        value.check_same_login(current, version)
+        value.check_same_login(current.with_password("", KINDS[versions.strategy].next_user(current)), version)
     except RotationError as error:
         yield Finding.failure(_PENDING, error)
         return None
@@ -249,7 +271,7 @@ def _pending(
         yield Finding(_PENDING, Status.OK, "refused, as it has to be before setSecret")
     elif isinstance(pending, DatabaseError):
         yield Finding.failure(_PENDING, pending)
-    elif isinstance(answer, DatabaseError):
+    elif isinstance(answer, DatabaseError) or value.username != current.username:
         yield Finding(_PENDING, Status.OK, "is let in")
     else:
         yield Finding(_PENDING, Status.WARNING, "is let in, as AWSCURRENT is: the server does not look at passwords")

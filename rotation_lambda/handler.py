@@ -99,7 +99,8 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
     logger.append_keys(secret_id=event.secret_id, step=event.step)
     seconds = context.get_remaining_time_in_millis() / 1000
     arn = context.invoked_function_arn
-    report = preflight.run(event.secret_id, _client, os.environ, seconds=seconds, function_arn=arn)
+    clients = preflight.Clients(_client, _rds_client)
+    report = preflight.run(event.secret_id, clients, os.environ, seconds=seconds, function_arn=arn)
     logger.info("The worst finding of the preflight: %s.", report.worst)
     return report.to_json()
 

@@ -50,6 +50,7 @@ _PRECAUTIONS = (
     f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:.0f}s'; "
     "SET LOCAL search_path = pg_catalog, pg_temp"
 )
+_BEGIN = f"BEGIN READ WRITE; {_PRECAUTIONS}; SET LOCAL ROLE NONE"
 # The session must outlive the second login, but not for long an invocation that was killed (AWS: 15 minutes at most),
 # since it has the lock. Through a pooler this would become the next client's setting: not done there.
 _SESSION_SETTINGS = (
@@ -276,6 +277,22 @@ class Session:
         found = roles.Roles(roles.read_roles(rows), self.credential.username, self._connection.info.server_version)
         return roles.make_plan(found, current, pending, proved=proved)
 
+    def rehearse(self, current: Credential, pending: Credential, *, proved: bool) -> roles.Plan:
+        """Do what change_password_of() does before it changes the password, roll it back, and return what that was.
+
+        The errors are the same.
+        """
+        try:
+            self._execute(_BEGIN)
+            plan = self.plan(current, pending, proved=proved)
+            self._carry_out(plan.changes)
+            self._execute("ROLLBACK")
+        except (psycopg2.Error, TimeoutError) as error:
+            failure = _read_change_failure(error, self.credential, committing=False)
+        else:
+            return plan
+        raise failure
+
     def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
         """Give the session's own user another password, in one transaction.
 
@@ -323,7 +340,7 @@ class Session:
             raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         committing = False
         try:
-            self._execute(f"BEGIN READ WRITE; {_PRECAUTIONS}; SET LOCAL ROLE NONE")
+            self._execute(_BEGIN)
             prepare()
             self._execute(f"ALTER ROLE {role.replace('%', '%%')} PASSWORD %s", (verifier,))
             confirm()

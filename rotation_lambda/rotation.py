@@ -103,7 +103,8 @@ class Rotation:
     old_one_works: ClassVar[bool] = False
     """Whether AWSCURRENT logs in until its label moves, so that nobody needs that to happen."""
 
-    def next_user(self, current: Credential) -> str:
+    @staticmethod
+    def next_user(current: Credential) -> str:
         """Return whose name the next credential bears."""
         return current.username
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from math import log2
@@ -22,7 +22,9 @@ from rotation_lambda.errors import (
     SecretNotFoundError,
 )
 from rotation_lambda.findings import Finding, Status
+from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
+from rotation_lambda.strategies import KINDS, resolve
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -53,10 +55,11 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What the labelled versions hold: a credential, or the error that stands in its place; None without a version."""
+    """What the labelled versions hold, a credential or the error that stands in its place; and what rotates them."""
 
     ids: dict[StagingLabel, str]
     values: dict[StagingLabel, Credential | RotationError]
+    strategy: Strategy = Strategy.SINGLE_USER
 
     def credential(self, label: StagingLabel) -> Credential | None:
         """Return the label's credential, if that can be read."""
@@ -84,7 +87,7 @@ def check_secret(
     yield Finding("DescribeSecret", Status.OK, "allowed")
     yield from _permissions(secrets, settings)
     yield _rotation(description, function_arn)
-    return (yield from _versions(secrets, description, settings.password_policy))
+    return (yield from _versions(secrets, description, settings))
 
 
 def _answered(endpoint: str, seconds: float) -> Finding:
@@ -180,7 +183,7 @@ def _is_same_function(one: str, other: str) -> bool:
 
 
 def _versions(
-    secrets: SecretsManager, description: Description, policy: PasswordPolicy
+    secrets: SecretsManager, description: Description, settings: Settings
 ) -> Generator[Finding, None, Versions | None]:
     """Read what each label is on, once; a version that has two labels is read once."""
     versions = description.versions
@@ -198,9 +201,15 @@ def _versions(
     key = description.kms_key or "aws/secretsmanager, the AWS managed key"
     yield Finding("GetSecretValue", Status.OK, "allowed")
     yield Finding("KMS key", Status.OK, f"decrypts: {key}")
-    yield _fields(current)
-    yield _policy(current, policy)
-    return found
+    try:
+        strategy = resolve(settings.strategy, current)
+        user = KINDS[strategy].next_user(current)
+    except InvalidSecretError as error:
+        yield Finding.failure("secret", error)
+        return None
+    yield _fields(current, strategy, user)
+    yield _policy(current, settings.password_policy)
+    return replace(found, strategy=strategy)
 
 
 def _read(secrets: SecretsManager, version: str) -> Credential | RotationError:
@@ -235,7 +244,7 @@ def _labels(found: Versions) -> Finding:
     )
 
 
-def _fields(credential: Credential) -> Finding:
+def _fields(credential: Credential, strategy: Strategy, user: str) -> Finding:
     """List the secret's keys, all but the password's value."""
     host, port = credential.address
     told = {
@@ -248,6 +257,8 @@ def _fields(credential: Credential) -> Finding:
         "rotationHost": credential.rotation_host and host,
         "rotationPort": credential.rotation_port and port,
         "masterarn": credential.masterarn,
+        "strategy": strategy,
+        "next user": user != credential.username and ascii(user),
     }
     return Finding("secret", Status.OK, ", ".join(f"{key} {value}" for key, value in told.items() if value))
 

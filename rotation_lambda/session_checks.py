@@ -8,6 +8,7 @@ from rotation_lambda.answers import name_login
 from rotation_lambda.errors import DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.findings import Finding, Status
 from rotation_lambda.secret_checks import check_clock
+from rotation_lambda.settings import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -30,9 +31,11 @@ _FEW_CONNECTIONS = 5  # of which three are the superusers' (superuser_reserved_c
 _LOGS_STATEMENTS = {"log_statement": ("none",), "log_min_duration_statement": ("-1",), "pgaudit.log": ("none", "")}
 
 
-def check_session(session: Session, survey: Survey) -> Iterator[Finding]:
-    """Yield a finding for each of CHECKS, whose password a strategy changes or not."""
-    if session.in_recovery:
+def check_session(session: Session, survey: Survey, strategy: Strategy) -> Iterator[Finding]:
+    """Yield a finding for each of CHECKS but that of the password's change, which is the strategy's own."""
+    if session.in_recovery and strategy is not Strategy.SINGLE_USER:
+        yield Finding("primary", Status.OK, f"a standby, PostgreSQL {survey.version}; changes are made elsewhere")
+    elif session.in_recovery:
         error = DatabaseReadOnlyError(f"{name_login(session.credential)}: the server is in recovery, a standby.")
         yield Finding.failure("primary", error)
     else:

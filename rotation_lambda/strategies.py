@@ -240,7 +240,8 @@ class AlternatingUsers(Rotation):
 
     old_one_works: ClassVar[bool] = True
 
-    def next_user(self, current: Credential) -> str:
+    @staticmethod
+    def next_user(current: Credential) -> str:
         """Return the other user's name."""
         return current.other_user
 
@@ -305,7 +306,7 @@ class AlternatingUsers(Rotation):
             logger.info("The clone of %a owns in this database: %s.", original, ", ".join(identity.clone_owns))
 
 
-_KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {
+KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {
     Strategy.SINGLE_USER: SingleUser,
     Strategy.ALTERNATING_USERS: AlternatingUsers,
     Strategy.SUPERUSER: BySuperuser,
@@ -313,8 +314,13 @@ _KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {
 
 
 def choose_strategy(rotation: Rotation, credential: Credential) -> SingleUser | AlternatingUsers:
-    """Return the rotation under its strategy; under `auto` the secret says which, by having a `masterarn` or not."""
-    choice = rotation.choice
+    """Return the rotation under its strategy."""
+    kind = KINDS[resolve(rotation.choice, credential)]
+    return kind(*(getattr(rotation, name.name) for name in fields(rotation)))
+
+
+def resolve(choice: Strategy, credential: Credential) -> Strategy:
+    """Return which strategy it comes to; under `auto` the secret says, by having a `masterarn` or not."""
     if choice is Strategy.AUTO:
         choice = Strategy.ALTERNATING_USERS if credential.masterarn else Strategy.SINGLE_USER
     if choice is not Strategy.SINGLE_USER and not credential.masterarn:
@@ -322,4 +328,4 @@ def choose_strategy(rotation: Rotation, credential: Credential) -> SingleUser | 
             f"`masterarn` is missing from the secret, which ROTATION_STRATEGY={choice} needs.",
             hint="Add `masterarn`, the ARN of the superuser's secret; or set ROTATION_STRATEGY=single-user.",
         )
-    return _KINDS[choice](*(getattr(rotation, name.name) for name in fields(rotation)))
+    return choice

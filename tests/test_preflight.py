@@ -23,7 +23,7 @@ from rotation_lambda.findings import Finding, Report, Status
 from rotation_lambda.postgres import Postgres, Session
 from rotation_lambda.secret_checks import Versions
 from rotation_lambda.secrets_manager import SecretsManager
-from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings
+from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.survey import Survey
 from rotation_lambda.tls import Certificate, Roots
@@ -125,7 +125,8 @@ class TestInLambda:
         self, seconds: float, status: str, secret: Secret, postgres: PostgresServer
     ) -> None:
         environment = {"PGSSLROOTCERT": str(postgres.ca_file)}
-        report = preflight.run(secret.arn, lambda _: secret.server.client(), environment, seconds=seconds)
+        clients = preflight.Clients(lambda _: secret.server.client(), lambda _: secret.server.client("rds"))
+        report = preflight.run(secret.arn, clients, environment, seconds=seconds)
         findings = by_check(report.findings)
         assert findings["timeout"].status == status
         assert findings["login AWSCURRENT"].status == "ok"
@@ -294,7 +295,7 @@ class Inside:
 class TestSession:
     def look(self, inside: Inside) -> dict[str, Finding]:
         survey = replace(inside.seen, clock=datetime.now(UTC))
-        return by_check(session_checks.check_session(cast("Session", inside), survey))
+        return by_check(session_checks.check_session(cast("Session", inside), survey, Strategy.SINGLE_USER))
 
     def see(self, **changes: Any) -> dict[str, Finding]:  # noqa: ANN401 - a survey's fields
         return self.look(Inside(seen=replace(SURVEY, **changes)))

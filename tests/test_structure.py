@@ -38,6 +38,7 @@ ORDER = [
     "findings",
     "secret_checks",
     "session_checks",
+    "superuser_checks",
     "database_checks",
     "preflight",
     "handler",
