@@ -12,6 +12,7 @@ import trustme
 from psycopg2 import sql
 
 from local import rotation
+from local.installation import Part, find_module
 from local.pgbouncer import PGBOUNCER, run_pgbouncer
 from local.stack import USERNAME
 from rotation_lambda.errors import RotationError
@@ -19,8 +20,13 @@ from rotation_lambda.errors import RotationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from local.installation import Part
     from local.stack import Stack
+
+CREDCHECK = Part(
+    "credcheck",
+    find_module("credcheck"),
+    "«apt-get install postgresql-17-credcheck», of Debian 13 or newer and of PostgreSQL's own repository",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +118,14 @@ def _pooled(stack: Stack) -> ExitStack:
     kept, password = ExitStack(), str(_current(stack)["password"])
     _rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
     return kept
+
+
+def _credcheck(stack: Stack) -> None:
+    """Load credcheck as it comes: credcheck.encrypted_password_allowed is off."""
+    module = CREDCHECK.find()
+    libraries = f"$libdir:{module.parent}"
+    stack.postgres.configure(dynamic_library_path=libraries, shared_preload_libraries=module.stem)
+    stack.postgres.restart()
 
 
 def _standby(stack: Stack) -> None:
@@ -324,6 +338,16 @@ BREAKAGES: Mapping[str, Breakage] = {
             "pooler-in-between",
             _pooled,
             part=PGBOUNCER,
+        ),
+        Breakage(
+            "credcheck",
+            "A password-checking extension (credcheck) wants to see passwords in plain text.",
+            "password change",
+            "failed",
+            "password-change-failed",
+            _credcheck,
+            of_server=True,
+            part=CREDCHECK,
         ),
         Breakage(
             "standby",

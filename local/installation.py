@@ -53,6 +53,12 @@ class Part:
         return self.file
 
 
+def find_module(name: str, version: int = 17) -> Path | None:
+    """Find a module that is installed for the machine's PostgreSQL `version`: a wheel's server can load it as well."""
+    places = [place.replace("*", str(version)) for place in PLACES]
+    return next((file for place in places for file in Path("/").glob(f"{place}/lib/{name}.so")), None)
+
+
 def find_installation(version: int = 17) -> Installation:
     """Find PostgreSQL `version`, in a wheel or else on the machine; LookupError says which versions there are."""
     found = set()

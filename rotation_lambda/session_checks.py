@@ -8,6 +8,7 @@ from rotation_lambda.answers import name_login
 from rotation_lambda.errors import DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.findings import Finding, Status
 from rotation_lambda.secret_checks import check_clock
+from rotation_lambda.survey import VERIFIERS_ALLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,12 +67,20 @@ def check_own_password(credential: Credential, survey: Survey) -> Finding:
             hint=f"«GRANT rds_password TO {_quoted(credential.username)}», as a member of rds_superuser.",
         )
         return Finding.failure(check, error)
-    if survey.passwords_checked:
+    verifiers = survey.settings.get(VERIFIERS_ALLOWED)  # for every role alike; an old credcheck has no such switch
+    if verifiers == "off":
+        error = PasswordChangeError(
+            f"credcheck takes no verifier, only passwords in plain text: {VERIFIERS_ALLOWED} is off.",
+            sqlstate="28000",
+            hint=f"Set {VERIFIERS_ALLOWED} = on: a password in plain text would be left in the server's log.",
+        )
+        return Finding.failure(check, error)
+    if survey.passwords_checked and verifiers is None:
         return Finding(
             check,
             Status.WARNING,
             "a password-checking extension is loaded; some refuse a SCRAM verifier, since they cannot look into it",
-            "credcheck: set credcheck.encrypted_password_allowed = on. passwordcheck takes verifiers.",
+            f"credcheck: set {VERIFIERS_ALLOWED} = on. passwordcheck takes verifiers.",
         )
     if survey.other_rotations:
         return Finding(

@@ -131,6 +131,20 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
         assert (error and error.code) == breakage.code, step
 
 
+class TestCredcheck:
+    __test__ = "credcheck" in POSSIBLE
+
+    @pytest.mark.parametrize("breakage", [BREAKAGES["credcheck"]], ids=["as it comes"])
+    def test_takes_what_it_refused_once_it_is_set_as_the_preflight_says(
+        self, breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
+    ) -> None:
+        with breakage.broken(stack):
+            assert "Set credcheck.encrypted_password_allowed = on:" in str(look(stack, function))
+            stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
+            assert look(stack, function)["status"] == "not reached"
+            assert rotate(stack, function) == ("finishSecret", None)
+
+
 def test_the_list_of_what_was_left_out_is_right() -> None:
     for name, breakage in BREAKAGES.items():
         told = any(f"«{name}»" in sentence for sentence in LEFT_OUT)
@@ -140,7 +154,7 @@ def test_the_list_of_what_was_left_out_is_right() -> None:
 def test_the_demonstration_says_what_to_install(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name, package in (("pooler", "pgbouncer"),):
+    for name, package in (("pooler", "pgbouncer"), ("credcheck", "postgresql-17-credcheck")):
         part = BREAKAGES[name].part
         assert part is not None
         lacking = replace(BREAKAGES[name], part=replace(part, file=None))
