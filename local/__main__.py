@@ -61,6 +61,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="what --chaos printed, for the same dice again")
     options = parser.parse_args(arguments)
+    breakage = BREAKAGES.get(options.breakage)
+    if breakage and breakage.part and breakage.part.missing:
+        parser.exit(1, f"{breakage.part.missing}\n")
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
     console = Console(highlight=False, soft_wrap=True, emoji=False)
@@ -76,8 +79,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(run_chaos(options.chaos, console, options.seed).locked_out.total() > 0)
         with run_stack() as stack:
             function = _load_function(stack, logs=options.logs)
-            if options.breakage:
-                console.print(*demonstrate(BREAKAGES[options.breakage], stack, function), sep="\n", markup=False)
+            if breakage:
+                console.print(*demonstrate(breakage, stack, function), sep="\n", markup=False)
                 return 0
             for _ in range(options.times):
                 _rotate(stack, function, console)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -12,13 +12,21 @@ import trustme
 from psycopg2 import sql
 
 from local import rotation
+from local.installation import Part, find_module
+from local.pgbouncer import PGBOUNCER, run_pgbouncer
 from local.stack import USERNAME
 from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from local.stack import Stack
+
+CREDCHECK = Part(
+    "credcheck",
+    find_module("credcheck"),
+    "«apt-get install postgresql-17-credcheck», of Debian 13 or newer and of PostgreSQL's own repository",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class Breakage:
     """One way to break a stack: the check of the preflight that finds it, and the code that a rotation ends in.
 
     `code` is None where a rotation mends it. `apply` returns what has to stay open meanwhile. With `of_server`
-    it is the whole server that breaks, and not only the role or the secret.
+    it is the whole server that breaks, and not only the role or the secret. `part` is what some machines lack for it.
     """
 
     name: str
@@ -36,6 +44,14 @@ class Breakage:
     code: str | None
     apply: Callable[[Stack], object]
     of_server: bool = False
+    part: Part | None = None
+
+    @contextmanager
+    def broken(self, stack: Stack) -> Iterator[None]:
+        """Break the stack, and end what runs only to keep it so; LookupError where the machine lacks the part."""
+        kept = self.apply(stack)
+        with kept if isinstance(kept, ExitStack) else ExitStack():
+            yield
 
 
 def _alter(clause: str) -> Callable[[Stack], object]:
@@ -95,6 +111,21 @@ def _full(stack: Stack) -> ExitStack:
     for _ in range(2):  # three are the superusers'
         held.callback(stack.postgres.connect(USERNAME, password).close)
     return held
+
+
+def _pooled(stack: Stack) -> ExitStack:
+    """Put PgBouncer before the server: its list has AWSCURRENT's password, and no other ever."""
+    kept, password = ExitStack(), str(_current(stack)["password"])
+    _rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
+    return kept
+
+
+def _credcheck(stack: Stack) -> None:
+    """Load credcheck as it comes: credcheck.encrypted_password_allowed is off."""
+    module = CREDCHECK.find()
+    libraries = f"$libdir:{module.parent}"
+    stack.postgres.configure(dynamic_library_path=libraries, shared_preload_libraries=module.stem)
+    stack.postgres.restart()
 
 
 def _standby(stack: Stack) -> None:
@@ -300,6 +331,25 @@ BREAKAGES: Mapping[str, Breakage] = {
             of_server=True,
         ),
         Breakage(
+            "pooler",
+            "`host` and `port` are those of a pooler (PgBouncer).",
+            "login AWSCURRENT",
+            "failed",
+            "pooler-in-between",
+            _pooled,
+            part=PGBOUNCER,
+        ),
+        Breakage(
+            "credcheck",
+            "A password-checking extension (credcheck) wants to see passwords in plain text.",
+            "password change",
+            "failed",
+            "password-change-failed",
+            _credcheck,
+            of_server=True,
+            part=CREDCHECK,
+        ),
+        Breakage(
             "standby",
             "The host leads to a standby, as after a failover.",
             "primary",
@@ -326,21 +376,17 @@ def rotate(stack: Stack, function: rotation.Invoke) -> tuple[str, RotationError 
 
 def demonstrate(breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]) -> list[str]:
     """Break the stack; return, line by line, what the preflight finds in it and what a rotation ends in."""
-    kept = breakage.apply(stack)
-    report = function({"Step": "preflight", "SecretId": stack.secret_arn})
+    with breakage.broken(stack):
+        report = function({"Step": "preflight", "SecretId": stack.secret_arn})
+        step, error = rotate(stack, function)
     lines = [f"{breakage.name}: {breakage.what}", "", f"The preflight, in {report['seconds']} seconds:", ""]
     for finding in report["findings"]:
         if finding["status"] in {"warning", "failed"}:
             lines += [f"  {finding['status']}  {finding['check']}: {finding['seen']}", f"  → {finding['action']}"]
-    step, error = rotate(stack, function)
     if error is None:
-        lines += ["", "A rotation mends it: all four steps succeeded."]
-    else:
-        lines += ["", "A rotation:", "", f"  {step}  {type(error).__name__} ({error.code}): {error.what}"]
-        lines += [f"  → {error.hint}"]
-    if isinstance(kept, ExitStack):
-        kept.close()
-    return lines
+        return [*lines, "", "A rotation mends it: all four steps succeeded."]
+    lines += ["", "A rotation:", "", f"  {step}  {type(error).__name__} ({error.code}): {error.what}"]
+    return [*lines, f"  → {error.hint}"]
 
 
 def _current(stack: Stack) -> dict[str, object]:

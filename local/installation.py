@@ -1,4 +1,4 @@
-"""Where a PostgreSQL is installed: in a wheel, or else on the machine."""
+"""Where a PostgreSQL is installed, in a wheel or else on the machine, and which other real parts the machine has."""
 
 from __future__ import annotations
 
@@ -31,6 +31,32 @@ class Installation:
         if libraries.exists():
             shutil.copytree(libraries, directory / libraries.name)
         return Installation(self.version, root)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What no wheel brings: `file` is None on a machine that lacks it, and `remedy` says how one gets it."""
+
+    name: str
+    file: Path | None
+    remedy: str
+
+    @property
+    def missing(self) -> str:
+        """What has to be installed first, in a sentence; nothing where the part is there."""
+        return "" if self.file else f"{self.name} is not on this machine; what installs it: {self.remedy}."
+
+    def find(self) -> Path:
+        """Return where the part is; LookupError says what installs it."""
+        if self.file is None:
+            raise LookupError(self.missing)
+        return self.file
+
+
+def find_module(name: str, version: int = 17) -> Path | None:
+    """Find a module that is installed for the machine's PostgreSQL `version`: a wheel's server can load it as well."""
+    places = [place.replace("*", str(version)) for place in PLACES]
+    return next((file for place in places for file in Path("/").glob(f"{place}/lib/{name}.so")), None)
 
 
 def find_installation(version: int = 17) -> Installation:

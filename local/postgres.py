@@ -50,6 +50,9 @@ NOT_FROM_THE_ENVIRONMENT: Mapping[str, object] = dict(
 SWEEPER = """
 read -r line
 postmaster=$(head -n 1 "$1/data/postmaster.pid") && kill -s QUIT "$postmaster"
+for pooler in "$1"/pgbouncer-*/pid; do
+    [ -e "$pooler" ] && kill -s KILL "$(cat "$pooler")"
+done
 for attempt in $(seq 100); do
     [ -e "$1/data/postmaster.pid" ] || { rm -rf -- "$1" && exit; }
     sleep 0.05
@@ -217,7 +220,7 @@ def run_postgres(
     with _swept_folder(directory) as folder:
         if version_of(installation.root, surroundings) is None:
             installation = installation.copy(folder)
-            _give(surroundings, *folder.rglob("*"))
+            give(surroundings, *folder.rglob("*"))
         password = secrets.token_urlsafe(24)
         data = _initialise(installation.root, folder, password, surroundings)
         conf = {**FAST, **SMALL, "listen_addresses": ADDRESSES.get(bind, f"localhost, {bind}"), **settings}
@@ -263,7 +266,7 @@ def _surroundings() -> dict[str, Any]:
     return surroundings
 
 
-def _give(surroundings: Mapping[str, Any], *paths: Path) -> None:
+def give(surroundings: Mapping[str, Any], *paths: Path) -> None:
     """Make the account that runs PostgreSQL the owner of `paths`."""
     for path in paths:
         os.chown(path, surroundings.get("user", -1), surroundings.get("group", -1), follow_symlinks=False)
@@ -294,7 +297,7 @@ def _initialise(root: Path, folder: Path, password: str, surroundings: Mapping[s
     data.mkdir(mode=0o700)
     password_file.touch(mode=0o600)
     password_file.write_text(password)
-    _give(surroundings, data, password_file)
+    give(surroundings, data, password_file)
     login = ("--username=postgres", "--auth=scram-sha-256", f"--pwfile={password_file}")
     contents = ("--encoding=UTF8", "--locale=C", "--no-sync", "--no-instructions")
     run_program(root, "initdb", f"--pgdata={data}", *login, *contents, surroundings=surroundings)
@@ -311,7 +314,7 @@ def _certify(names: Sequence[str], folder: Path, surroundings: Mapping[str, Any]
     leaf.private_key_pem.write_to_path(key)
     leaf.cert_chain_pems[0].write_to_path(folder / "server.pem")
     authority.cert_pem.write_to_path(folder / "ca.pem")
-    _give(surroundings, key)
+    give(surroundings, key)
     return {"ssl": "on", "ssl_cert_file": f"{folder}/server.pem", "ssl_key_file": str(key)}
 
 

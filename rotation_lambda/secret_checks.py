@@ -78,6 +78,8 @@ def check_secret(
     except (AccessDeniedError, SecretNotFoundError, SecretDeletedError) as error:
         yield _answered(endpoint, time.monotonic() - began)
         yield Finding.failure("DescribeSecret", error)
+        if isinstance(error, AccessDeniedError):  # others may be missing as well: one report names them all
+            yield from _permissions(secrets, settings)
         return None
     except RotationError as error:
         yield Finding("Secrets Manager", Status.FAILED, f"{error.what} {_way(endpoint)}", error.hint, error.code)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 from rotation_lambda.answers import name_login
 from rotation_lambda.errors import DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.findings import Finding, Status
+from rotation_lambda.roles import quote_name
 from rotation_lambda.secret_checks import check_clock
 from rotation_lambda.settings import Strategy
+from rotation_lambda.survey import VERIFIERS_ALLOWED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,15 +68,23 @@ def check_own_password(credential: Credential, survey: Survey) -> Finding:
         error = PasswordChangeError(
             "rds.restrict_password_commands is on, and the role is not a member of rds_password.",
             sqlstate="42501",
-            hint=f"«GRANT rds_password TO {_quoted(credential.username)}», as a member of rds_superuser.",
+            hint=f"«GRANT rds_password TO {quote_name(credential.username)}», as a member of rds_superuser.",
         )
         return Finding.failure(check, error)
-    if survey.passwords_checked:
+    verifiers = survey.settings.get(VERIFIERS_ALLOWED)  # for every role alike; an old credcheck has no such switch
+    if verifiers == "off":
+        error = PasswordChangeError(
+            f"credcheck takes no verifier, only passwords in plain text: {VERIFIERS_ALLOWED} is off.",
+            sqlstate="28000",
+            hint=f"Set {VERIFIERS_ALLOWED} = on: a password in plain text would be left in the server's log.",
+        )
+        return Finding.failure(check, error)
+    if survey.passwords_checked and verifiers is None:
         return Finding(
             check,
             Status.WARNING,
             "a password-checking extension is loaded; some refuse a SCRAM verifier, since they cannot look into it",
-            "credcheck: set credcheck.encrypted_password_allowed = on. passwordcheck takes verifiers.",
+            f"credcheck: set {VERIFIERS_ALLOWED} = on. passwordcheck takes verifiers.",
         )
     if survey.other_rotations:
         return Finding(
@@ -84,11 +94,6 @@ def check_own_password(credential: Credential, survey: Survey) -> Finding:
             "A rotation is at work; or two secrets are for one role, and lock each other out: keep one of them.",
         )
     return Finding(check, Status.OK, "the role may change its own password")
-
-
-def _quoted(name: str) -> str:
-    """Quote an identifier (PostgreSQL 4.1.1), for a person to copy."""
-    return '"' + name.replace('"', '""') + '"'
 
 
 def _connections(survey: Survey) -> Finding:

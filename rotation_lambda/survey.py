@@ -9,7 +9,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
+VERIFIERS_ALLOWED = "credcheck.encrypted_password_allowed"
 _SETTINGS = (
+    VERIFIERS_ALLOWED,
     "log_min_duration_statement",
     "log_min_error_statement",
     "log_statement",

@@ -24,6 +24,8 @@ from rotation_lambda.credential import CLONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from local.installation import Part
+
 TALKATIVE = {
     "log_connections": "on",
     "log_statement": "all",
@@ -35,6 +37,15 @@ TALKATIVE = {
 
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
+
+
+def has(part: Part, otherwise: str) -> bool:
+    """Tell whether this machine has the part; if not, `otherwise` is left out, unless REQUIRE_PGBOUNCER … is set."""
+    if part.missing:
+        required = f"REQUIRE_{part.name.upper()}" in os.environ
+        assert not required, part.missing
+        LEFT_OUT.append(f"{part.name} is not on this machine: {otherwise} was not looked at.")
+    return not part.missing
 
 
 def pytest_configure() -> None:

@@ -17,10 +17,14 @@ from local.__main__ import main
 from local.breakages import BREAKAGES, Breakage, rotate
 from local.stack import USERNAME, Stack, run_stack
 from rotation_lambda import deadline, handler, postgres, preflight
+from tests.conftest import LEFT_OUT, has
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+POSSIBLE = {
+    name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by «{name}»")
+}
 SECONDS = 15.0  # RESERVE_S, and a little to try again in
 REFUSED = "password authentication failed"
 
@@ -100,33 +104,65 @@ def look(stack: Stack, function: Callable[[dict[str, str]], Any]) -> dict[str, A
     return report
 
 
-@pytest.mark.parametrize("breakage", BREAKAGES.values(), ids=BREAKAGES)
+@pytest.mark.parametrize("breakage", POSSIBLE.values(), ids=POSSIBLE)
 def test_is_found_before_it_hurts_and_named_when_it_does(
     breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
 ) -> None:
-    kept = breakage.apply(stack)
-    before, logged = state(stack), len(stack.postgres.log())
-    calls = stack.secrets_manager.calls
-    calls.clear()
-    report = look(stack, function)
+    with breakage.broken(stack):
+        before, logged = state(stack), len(stack.postgres.log())
+        calls = stack.secrets_manager.calls
+        calls.clear()
+        report = look(stack, function)
 
-    findings = {finding["check"]: finding for finding in report["findings"]}
-    assert (findings[breakage.check]["status"], report["status"]) == (breakage.status, breakage.status)
-    assert findings[breakage.check]["action"]
-    assert findings[breakage.check].get("code") == breakage.code
-    others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
-    assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
+        findings = {finding["check"]: finding for finding in report["findings"]}
+        assert (findings[breakage.check]["status"], report["status"]) == (breakage.status, breakage.status)
+        assert findings[breakage.check]["action"]
+        assert findings[breakage.check].get("code") == breakage.code
+        others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
+        assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
 
-    assert state(stack) == before
-    assert not {"PutSecretValue", "UpdateSecretVersionStage", "RotateSecret"} & {*calls}
-    known = {json.loads(value)["password"] for value in values(stack).values()}
-    assert stack.postgres.log()[logged:].count(REFUSED) <= len(known)
-    assert not [password for password in known if password in json.dumps(report)]
+        assert state(stack) == before
+        assert not {"PutSecretValue", "UpdateSecretVersionStage", "RotateSecret"} & {*calls}
+        known = {json.loads(value)["password"] for value in values(stack).values()}
+        assert stack.postgres.log()[logged:].count(REFUSED) <= len(known)
+        assert not [password for password in known if password in json.dumps(report)]
 
-    step, error = rotate(stack, function)
-    assert (error and error.code) == breakage.code, step
-    if isinstance(kept, ExitStack):
-        kept.close()
+        step, error = rotate(stack, function)
+        assert (error and error.code) == breakage.code, step
+
+
+class TestCredcheck:
+    __test__ = "credcheck" in POSSIBLE
+
+    @pytest.mark.parametrize("breakage", [BREAKAGES["credcheck"]], ids=["as it comes"])
+    def test_takes_what_it_refused_once_it_is_set_as_the_preflight_says(
+        self, breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
+    ) -> None:
+        with breakage.broken(stack):
+            assert "Set credcheck.encrypted_password_allowed = on:" in str(look(stack, function))
+            stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
+            assert look(stack, function)["status"] == "not reached"
+            assert rotate(stack, function) == ("finishSecret", None)
+
+
+def test_the_list_of_what_was_left_out_is_right() -> None:
+    for name, breakage in BREAKAGES.items():
+        told = any(f"«{name}»" in sentence for sentence in LEFT_OUT)
+        assert told is (name not in POSSIBLE) is bool(breakage.part and breakage.part.missing)
+
+
+def test_the_demonstration_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, package in (("pooler", "pgbouncer"), ("credcheck", "postgresql-17-credcheck")):
+        part = BREAKAGES[name].part
+        assert part is not None
+        lacking = replace(BREAKAGES[name], part=replace(part, file=None))
+        monkeypatch.setitem(BREAKAGES, name, lacking)
+        with pytest.raises(SystemExit) as caught:
+            main(["--break", name])
+        assert caught.value.code == 1
+        assert f"is not on this machine; what installs it: «apt-get install {package}»" in capsys.readouterr().err
 
 
 def test_a_healthy_stack_has_neither_warnings_nor_failures(

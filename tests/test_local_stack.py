@@ -234,6 +234,17 @@ def test_names_the_versions_there_are_when_there_is_no_such_one() -> None:
         pass
 
 
+def test_finds_a_module_of_the_version_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(tmp_path).removeprefix("/")
+    monkeypatch.setattr(installation, "PLACES", (f"{here}/a/*", f"{here}/b-*"))
+    module = tmp_path / "b-17" / "lib" / "check.so"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert installation.find_module("check") == module
+    assert installation.find_module("check", 16) is None
+    assert installation.find_module("other") is None
+
+
 @pytest.mark.parametrize("version", [16, 17, 18])
 def test_runs_from_a_place_that_only_its_owner_can_enter(
     version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -2,78 +2,33 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
-import time
-from contextlib import closing, contextmanager
+import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
 
 from local import rotation
+from local.pgbouncer import PGBOUNCER, is_open, run_pgbouncer
 from rotation_lambda import errors
 from tests import conftest
 from tests.crashes import World, world_of
 from tests.test_crashes import keeper, quick, server
+from tests.test_local_stack import ROOT, wait_until
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator
 
     from local.postgres import PostgresServer
     from local.secrets_manager import SecretsManagerServer
 
 __all__ = ["keeper", "quick", "server"]
 
-PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/usr/local/sbin")
-if PROGRAM is None:
-    assert "REQUIRE_PGBOUNCER" not in os.environ, "PgBouncer is not on this machine."
-    conftest.LEFT_OUT.append(
-        "PgBouncer is not on this machine: rotation through and around a pooler was not looked at."
-    )
-
-
-@contextmanager
-def run_pgbouncer(
-    server: PostgresServer, users: Mapping[str, str], options: str = "", mode: str = "session"
-) -> Iterator[int]:
-    """Run PgBouncer before the server, with a list of users and their passwords of its own; yield its port."""
-    assert PROGRAM is not None
-    with closing(socket.create_server(("127.0.0.1", 0))) as free:
-        port = free.getsockname()[1]
-    with TemporaryDirectory(prefix="pgbouncer-") as name:
-        folder = Path(name)
-        folder.chmod(0o755)
-        (folder / "users.txt").write_text("".join(f'"{user}" "{password}"\n' for user, password in users.items()))
-        (folder / "pgbouncer.ini").write_text(
-            f"[databases]\npostgres = host=127.0.0.1 port={server.port} {options}\n[pgbouncer]\n"
-            f"listen_addr = 127.0.0.1\nlisten_port = {port}\nunix_socket_dir =\npool_mode = {mode}\n"
-            f"auth_type = scram-sha-256\nauth_file = {folder}/users.txt\n"
-        )
-        with (folder / "log").open("wb") as log:
-            process = subprocess.Popen(
-                [PROGRAM, str(folder / "pgbouncer.ini")], stdout=log, stderr=log, **server.surroundings
-            )
-        try:
-            deadline = time.monotonic() + 10
-            while not _is_open(port):
-                assert process.poll() is None, (folder / "log").read_text()
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-            yield port
-        finally:
-            process.terminate()
-            process.wait(10)
-
-
-def _is_open(port: int) -> bool:
-    with socket.socket() as knock:
-        return knock.connect_ex(("127.0.0.1", port)) == 0
+THERE = conftest.has(PGBOUNCER, "rotation through and around a pooler")
 
 
 @dataclass(slots=True)
@@ -114,8 +69,17 @@ def pooled(
                 world.query(f"DROP ROLE {shared}")
 
 
+CHILD = """
+import sys
+from local import pgbouncer, postgres
+with postgres.run_postgres() as server, pgbouncer.run_pgbouncer(server, {"app": "secret"}) as port:
+    print(port, server.data.parent, flush=True)
+    sys.stdin.readline()
+"""
+
+
 class TestPooler:
-    __test__ = PROGRAM is not None
+    __test__ = THERE
 
     @pytest.mark.parametrize("mode", ["session", "transaction"])
     def test_is_refused_as_host_before_anything_is_changed(
@@ -164,6 +128,20 @@ class TestPooler:
             assert isinstance(failure, errors.LoginRefusedError)
             assert world.current_logs_in()
 
+    @pytest.mark.parametrize("killed", [False, True])
+    def test_leaves_nothing_behind(self, *, killed: bool) -> None:
+        command = [sys.executable, "-c", CHILD]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT) as child:
+            assert child.stdout
+            port, folder = child.stdout.readline().split()
+            [users] = Path(folder).glob("pgbouncer-*/users.txt")
+            assert users.parent.stat().st_mode & 0o077 == 0, "passwords are in it"
+            assert is_open(int(port))
+            if killed:
+                child.kill()
+            child.communicate(None if killed else "go\n")
+        assert wait_until(lambda: not is_open(int(port)) and not Path(folder).exists())
+
 
 def test_the_list_of_what_was_left_out_is_right() -> None:
-    assert any("PgBouncer" in sentence for sentence in conftest.LEFT_OUT) is (PROGRAM is None)
+    assert any("PgBouncer" in sentence for sentence in conftest.LEFT_OUT) is not THERE

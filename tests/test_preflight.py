@@ -39,6 +39,7 @@ NOW = datetime.now(UTC)
 LOGIN = Credential("localhost", 5432, "postgres", "app", "current")
 DENIED = errors.AccessDeniedError("denied")
 SETTINGS = Settings.from_environment({})
+CREDCHECK = "credcheck.encrypted_password_allowed"
 
 
 def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
@@ -355,6 +356,8 @@ class TestSession:
             ({"password_commands_restricted": True}, "failed", '«GRANT rds_password TO "app"»'),
             ({"password_commands_restricted": True, "rds_memberships": ["rds_password"]}, "ok", ""),
             ({"passwords_checked": True}, "warning", "credcheck.encrypted_password_allowed"),
+            ({"passwords_checked": True, "settings": {CREDCHECK: "off"}}, "failed", f"Set {CREDCHECK} = on"),
+            ({"passwords_checked": True, "settings": {CREDCHECK: "on"}}, "ok", ""),
             ({"other_rotations": 1}, "warning", "two secrets"),
         ],
     )

@@ -9,6 +9,7 @@ import ast
 import json
 import re
 from contextlib import contextmanager
+from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 
@@ -16,12 +17,14 @@ import boto3
 import pytest
 
 from local import rotation
+from rotation_lambda import preflight
 from rotation_lambda.errors import RotationError
 from tests.cloudformation import PARTITIONS, ROOT, SECRET, TWO_ANSWERS, Stack, deploy
 from tests.test_template import FURTHER, KEY, NEW, SUPERUSER, SUPERUSER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
     from local.postgres import PostgresServer
     from local.secrets_manager import SecretsManagerServer
@@ -61,6 +64,18 @@ def called(adapter: str, service: str) -> set[str]:
 
 CALLED = called("secrets_manager", "secretsmanager")
 ADAPTERS = [("secrets_manager", "secretsmanager", "secrets"), ("rds", "rds", "superuser")]
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What a preflight found in a secret, by check, and the actions that it needed."""
+
+    arn: str
+    findings: dict[str, dict[str, str]]
+    called: set[str]
+
+    def checks(self, status: str) -> set[str]:
+        return {check for check, finding in self.findings.items() if finding["status"] == status}
 
 
 class Account:
@@ -107,13 +122,32 @@ class Account:
 
 
 @pytest.fixture
+def granted(
+    secrets_manager: SecretsManagerServer, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., AbstractContextManager[None]]:
+    """Let the function run under the template's role and variables, or with one action taken away from the role."""
+
+    @contextmanager
+    def grant(stack: Stack, without: str = "") -> Iterator[None]:
+        account = Account(secrets_manager)
+        with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
+            patch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials that it was made with
+            variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
+            for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
+                patch.setenv(name, str(variables[name]))
+            yield
+
+    return grant
+
+
+@pytest.fixture
 def rotate(
     secrets_manager: SecretsManagerServer,
     postgres: PostgresServer,
     make_role: Callable[..., Role],
     make_secret: Callable[[object], Secret],
     invoke: Callable[[object], None],
-    monkeypatch: pytest.MonkeyPatch,
+    granted: Callable[..., AbstractContextManager[None]],
 ) -> Callable[..., None]:
     """Rotate a fresh secret, as the function does that runs under the template's role."""
 
@@ -126,15 +160,31 @@ def rotate(
             rotation.invoke_steps(invoke, secret.arn, token, steps=["createSecret", "setSecret"])
             rotation.cancel(client, secret.arn)
         token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
-        account = Account(secrets_manager)
-        with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
-            patch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials that it was made with
-            variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
-            for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
-                patch.setenv(name, str(variables[name]))
+        with granted(stack, without):
             rotation.invoke_steps(invoke, secret.arn, token)
         assert secret.labels["AWSCURRENT"] == token
         assert role.lets_in(secret.document()["password"])
+
+    return run
+
+
+@pytest.fixture
+def look(
+    postgres: PostgresServer,
+    make_role: Callable[..., Role],
+    make_secret: Callable[[object], Secret],
+    invoke: Callable[[object], Any],
+    granted: Callable[..., AbstractContextManager[None]],
+) -> Callable[..., Look]:
+    """Ask the function that runs under the template's role for a preflight of a fresh secret."""
+
+    def run(without: str = "") -> Look:
+        secret = make_secret(make_role(postgres).document)
+        secret.server.calls.clear()
+        with granted(deploy(), without):
+            report = invoke({"Step": "preflight", "SecretId": secret.arn})
+        findings = {finding["check"]: finding for finding in json.loads(json.dumps(report))["findings"]}
+        return Look(secret.arn, findings, {f"secretsmanager:{call}" for call in secret.server.calls})
 
     return run
 
@@ -154,6 +204,54 @@ class TestEnough:
         with pytest.raises(RotationError):
             rotate(deploy(), action, lost=action == "secretsmanager:ListSecretVersionIds")
         assert f"{action} on " in caplog.text
+
+
+class TestEnoughForAPreflight:
+    """UNTRIED are the actions that change something: a preflight tells how to ask IAM for them."""
+
+    UNTRIED = frozenset({"PutSecretValue", "UpdateSecretVersionStage"})
+
+    def test_which_finds_nothing_denied(self, look: Callable[..., Look]) -> None:
+        seen = look()
+        assert seen.called == CALLED - {f"secretsmanager:{name}" for name in self.UNTRIED}
+        assert seen.checks("failed") | seen.checks("warning") == set()
+        assert {call.removeprefix("secretsmanager:") for call in seen.called} <= seen.checks("ok")
+        assert seen.checks("not reached") == self.UNTRIED | {"login AWSPENDING", "login AWSPREVIOUS"}
+
+    @pytest.mark.parametrize(
+        ("action", "hidden"),
+        [
+            ("DescribeSecret", {"clock", "rotation", "labels", "GetSecretValue", "login AWSCURRENT"}),
+            ("GetSecretValue", {"KMS key", "secret", "DNS", "login AWSCURRENT"}),
+            ("ListSecretVersionIds", set()),
+            ("GetRandomPassword", set()),
+        ],
+    )
+    def test_which_names_the_one_that_is_taken_away_and_goes_on(
+        self, action: str, hidden: set[str], look: Callable[..., Look]
+    ) -> None:
+        """`hidden` is what cannot be known without it; everything else is looked at as ever."""
+        seen = look(f"secretsmanager:{action}")
+        assert seen.checks("failed") == {action}
+        assert seen.findings[action]["code"] == "access-denied"
+        assert seen.findings[action]["seen"].startswith(f"secretsmanager:{action} on {seen.arn} was denied")
+        assert "template.yaml" in seen.findings[action]["action"]
+        assert list(seen.findings) == list(preflight.CHECKS)
+        assert seen.checks("ok") >= {"timeout", "environment", "Secrets Manager"}
+        for other in {"DescribeSecret", "ListSecretVersionIds", "GetRandomPassword"} - {action}:
+            assert seen.findings[other]["status"] == "ok", other
+        assert hidden <= seen.checks("not reached")
+        if not hidden:
+            assert seen.checks("not reached") == self.UNTRIED | {"login AWSPENDING", "login AWSPREVIOUS"}
+
+    @pytest.mark.parametrize("action", sorted(UNTRIED))
+    def test_which_does_not_pretend_to_know_of_what_it_does_not_try(
+        self, action: str, look: Callable[..., Look]
+    ) -> None:
+        seen = look(f"secretsmanager:{action}")
+        assert seen.checks("failed") == set()
+        assert seen.findings[action]["status"] == "not reached"
+        assert f"simulate-principal-policy --action-names secretsmanager:{action}" in seen.findings[action]["action"]
 
 
 class TestNoMore:
