@@ -180,16 +180,16 @@ def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Sec
 @pytest.fixture
 def make_superuser(
     make_role: Callable[..., Role], make_secret: Callable[[object], Secret]
-) -> Callable[[Role], dict[str, Any]]:
-    """Make a superuser as RDS has them, who is none: CREATEROLE, and on 16 and newer ADMIN OPTION on the role.
+) -> Callable[..., dict[str, Any]]:
+    """Make a superuser as RDS has them, who is none: CREATEROLE, and on 16 and newer ADMIN OPTION on the roles.
 
     Returns what the role's secret has to say of it.
     """
 
-    def make(role: Role) -> dict[str, Any]:
+    def make(role: Role, *others: Role) -> dict[str, Any]:
         superuser = make_role(role.server, f"master_{uuid4().hex[:8]}", options="CREATEROLE")
-        if role.server.version >= 16:
-            names = map(sql.Identifier, (role.name, superuser.name))
+        for one in (role, *others) if role.server.version >= 16 else ():
+            names = map(sql.Identifier, (one.name, superuser.name))
             role.server.query(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(*names))
         tls = {} if role.server.ca_file else {"sslmode": "disable"}
         return {**tls, "masterarn": make_secret({**superuser.document, **tls}).arn}

@@ -176,6 +176,8 @@ def test_a_healthy_stack_has_neither_warnings_nor_failures(
         "UpdateSecretVersionStage",
         "login AWSPENDING",
         "login AWSPREVIOUS",
+        "superuser secret",
+        "superuser login",
     }
     log = stack.postgres.log()[logged:]
     assert log.count("connection authenticated") == 1
