@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from rotation_lambda import credential, errors, settings
+from rotation_lambda import credential, errors, roles, settings
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
 
@@ -64,3 +64,13 @@ def test_the_table_of_keys_names_each_that_is_read(key: str) -> None:
     with pytest.raises(errors.InvalidSecretError) as caught:
         credential.Credential.parse(json.dumps({**document, key: 1}))
     assert caught.value.what.startswith(f"`{key}` ")
+
+
+def test_the_sql_for_a_clone_is_what_the_code_would_run() -> None:
+    shown = README.split("<!-- clone -->")[1].partition("```sql\n")[2].partition("```")[0]
+    given = {("", "search_path"): '"$user", public', ("shop", "work_mem"): "64MB"}
+    original = roles.Role("app", [], True, True, 20, "2030-01-01 00:00:00+00", given)  # noqa: FBT003 - a row's columns
+    current = credential.Credential("h", 5432, "shop", "app", "old")
+    found = roles.Roles({"app": original}, "master", 160000)
+    plan = roles.make_plan(found, current, current.with_password("new", "app_clone"), proved=True)
+    assert [str(change) for change in plan.changes] == shown.splitlines()
