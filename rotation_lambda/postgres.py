@@ -369,8 +369,6 @@ class Session:
                 f"{name_login(self.credential)}: the superuser may not do all that the strategy needs ({reasons[0]}).",
                 hint=f"Run as a role that may: {' '.join(denied)}",
             )
-        if changes:
-            self._execute(_PRECAUTIONS)  # some settings of ours may have been copied over
 
     def _ask(self, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Run a query whose failure says nothing about a password."""

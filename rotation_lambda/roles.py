@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
     from rotation_lambda.credential import Credential
 
+# Lists of names are stored with quotes: one literal would become one name (PostgreSQL's GUC_LIST_QUOTE, to which no
+# extension can add; pg_dump has the same list).
+_LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
+_NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
 _PER_MEMBERSHIP = 160000
 """From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it."""
 
@@ -75,13 +80,12 @@ class Identity(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A statement, and what a person would type for it where it differs."""
+    """A statement, and how a person would type it."""
 
     statement: str
-    typed: str = ""
 
     def __str__(self) -> str:
-        return f"{self.typed or self.statement};"
+        return f"{self.statement};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,15 +206,15 @@ def _alter(name: str, database: str) -> str:
 
 
 def _set(alter: str, setting: str, value: str) -> Change:
-    """Store a value byte for byte, which SET with a literal would not do with a list such as search_path's."""
-    quoted, literal = _quote_setting(setting), quote_literal(value)
-    if setting == "role":  # set_config would change the session's own
-        return Change(f"{alter} SET role = {literal}")
-    stored = f"{alter} SET {quoted} FROM CURRENT"
-    return Change(
-        f"SELECT set_config({quote_literal(setting)}, {literal}, true); {stored}; SET LOCAL {quoted} TO DEFAULT",
-        f"SELECT set_config({quote_literal(setting)}, {literal}, false); {stored}",
-    )
+    """Store a value byte for byte.
+
+    FROM CURRENT would make `5MB` of `5120`; and to have the value in this session, be it for a moment, could make the
+    superuser run what the search_path leads to.
+    """
+    values = [value]
+    if setting in _LISTS:
+        values = [quoted.replace('""', '"') or bare for quoted, bare in _NAME_IN_LIST.findall(value)] or [""]
+    return Change(f"{alter} SET {_quote_setting(setting)} TO {', '.join(map(quote_literal, values))}")
 
 
 def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool) -> None:
