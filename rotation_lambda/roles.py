@@ -80,9 +80,10 @@ class Identity(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A statement, and how a person would type it."""
+    """A statement; `first` is what somebody else has to run in its place, before he can run any other."""
 
     statement: str
+    first: str = ""
 
     def __str__(self) -> str:
         return f"{self.statement};"
@@ -164,12 +165,18 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved:
         )
     changes = list(_bring_into_step(mine, other or Role(pending.username), roles.version)) if is_clone else []
     if is_clone and not other:
-        changes.insert(0, Change(f"CREATE ROLE {quote_name(pending.username)}"))
+        changes.insert(0, _create(quote_name(pending.username), quote_name(roles.superuser), roles.version))
     if other:
         _check_rights(mine, other, current, proved=proved)
     _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser)
     clone = other if is_clone else mine
     return Plan(changes, list(_notes(mine, other, clone if clone and clone.name != current.original else None)))
+
+
+def _create(name: str, superuser: str, version: int) -> Change:
+    """Make a role; who does so may alter it, from PostgreSQL 16 on nobody else without ADMIN OPTION."""
+    grant = f" GRANT {name} TO {superuser} WITH ADMIN OPTION;" if version >= _PER_MEMBERSHIP else ""
+    return Change(f"CREATE ROLE {name}", first=f"CREATE ROLE {name};{grant}")
 
 
 def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Change]:
