@@ -38,7 +38,7 @@ SELECT it.rolname::text,
     ARRAY(SELECT granted.rolname::text FROM pg_auth_members JOIN pg_roles AS granted ON granted.oid = roleid
         WHERE member = it.oid AND NOT pg_has_role(mine.oid, roleid, 'MEMBER')),
     pg_has_role(mine.oid, it.oid, 'MEMBER'),
-    asking.rolsuper OR asking.rolcreaterole AND (current_setting('server_version_num')::int < 160000
+    asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (current_setting('server_version_num')::int < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
         FROM pg_shdepend LEFT JOIN pg_database ON pg_database.oid = dbid
@@ -227,7 +227,8 @@ def _set(alter: str, setting: str, value: str) -> Change:
 def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool) -> None:
     """Return where AWSPENDING's user has no rights beyond those of AWSCURRENT's."""
     is_own = other.name == mine.name
-    further = [name for name in other.attributes if not (is_own and proved) and (is_own or name not in mine.attributes)]
+    within_reach = proved if is_own else not current.usernames and mine.memberships.get(other.name, False)
+    further = [name for name in other.attributes if not within_reach and (is_own or name not in mine.attributes)]
     if is_own and further:
         raise RoleNotPreparedError(
             f"Role {other.name!a} has {', '.join(further)}, and AWSCURRENT does not log in: that the role is this "
@@ -257,6 +258,11 @@ def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool)
 def _check_may_alter(roles: list[Role], superuser: str) -> None:
     """Return where the superuser may alter the roles: by CREATEROLE, and from PostgreSQL 16 on ADMIN OPTION as well."""
     name = quote_name(superuser)
+    if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
+        raise RoleNotPreparedError(
+            f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
+            hint="PostgreSQL lets nobody else alter such a role: rotate it as single-user, without a `masterarn`.",
+        )
     missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {name} CREATEROLE;"]
     missing += [
         f"GRANT {quote_name(role.name)} TO {name} WITH ADMIN OPTION;" for role in roles if not role.administered

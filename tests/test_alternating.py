@@ -111,6 +111,18 @@ class TestTurns:
             scene.rotate()
         assert f"{scene.role.name!r}, whose password changes now, still has 1 sessions" in scene.notes()
 
+    @pytest.mark.parametrize("attribute", ["CREATEROLE", "CREATEDB", "BYPASSRLS", "REPLICATION"])
+    def test_goes_on_where_the_original_has_an_attribute_that_no_clone_gets(self, attribute: str, scene: Scene) -> None:
+        """The clone runs as the original, and so has what that has."""
+        scene.role.alter(attribute)
+        for user in (scene.clone, scene.role.name, scene.clone):
+            assert scene.rotate()["username"] == user
+        [row] = scene.query(
+            "SELECT rolcreaterole, rolcreatedb, rolbypassrls, rolreplication FROM pg_roles "
+            f"WHERE rolname = '{scene.clone}'"
+        )
+        assert row == (False, False, False, False)
+
 
 class TestStep:
     """What the original has, the clone has after the next rotation, byte for byte."""
@@ -243,6 +255,15 @@ class TestWhatTheSuperuserMayNot:
             scene.put(before)
         scene.query("ALTER ROLE {} NOCREATEROLE", scene.superuser.name)
         self.check(scene, f'ALTER ROLE "{scene.superuser.name}" CREATEROLE;')
+
+    def test_alter_what_only_superusers_alter(self, scene: Scene) -> None:
+        """An original with SUPERUSER: CREATEROLE does not reach it, whatever it was granted."""
+        scene.role.alter("SUPERUSER")
+        before = scene.written()
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert scene.written() == before
+        assert "has SUPERUSER" in error.what
+        assert "single-user" in error.hint
 
 
 class TestNames:
