@@ -22,6 +22,7 @@ _PER_MEMBERSHIP = 160000
 
 # Two roles at most: the one that AWSCURRENT logs in as, and the one whose password changes. Every role may read these
 # catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). A clone's rights are weighed against those of AWSCURRENT's user.
+# Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
 QUERY = """
 SELECT it.rolname::text,
     ARRAY_REMOVE(ARRAY[CASE WHEN it.rolsuper THEN 'SUPERUSER' END, CASE WHEN it.rolcreaterole THEN 'CREATEROLE' END,
@@ -43,6 +44,7 @@ SELECT it.rolname::text,
     ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
         FROM pg_shdepend LEFT JOIN pg_database ON pg_database.oid = dbid
         WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid AND deptype = 'o'
+            AND classid <> 'pg_default_acl'::regclass
         GROUP BY datname ORDER BY datname),
     EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid
         AND deptype = 'a' AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
