@@ -111,17 +111,16 @@ class TestTurns:
             scene.rotate()
         assert f"{scene.role.name!r}, whose password changes now, still has 1 sessions" in scene.notes()
 
-    @pytest.mark.parametrize("attribute", ["CREATEROLE", "CREATEDB", "BYPASSRLS", "REPLICATION"])
+    @pytest.mark.parametrize("attribute", ["CREATEROLE", "BYPASSRLS", "REPLICATION"])
     def test_goes_on_where_the_original_has_an_attribute_that_no_clone_gets(self, attribute: str, scene: Scene) -> None:
         """The clone runs as the original, and so has what that has."""
         scene.role.alter(attribute)
-        for user in (scene.clone, scene.role.name, scene.clone):
+        for user in (scene.clone, scene.role.name):
             assert scene.rotate()["username"] == user
         [row] = scene.query(
-            "SELECT rolcreaterole, rolcreatedb, rolbypassrls, rolreplication FROM pg_roles "
-            f"WHERE rolname = '{scene.clone}'"
+            f"SELECT rolcreaterole, rolbypassrls, rolreplication FROM pg_roles WHERE rolname = '{scene.clone}'"
         )
-        assert row == (False, False, False, False)
+        assert row == (False, False, False)
 
 
 class TestStep:
@@ -134,8 +133,7 @@ class TestStep:
         )
         return row
 
-    def test_attributes(self, every_scene: Scene) -> None:
-        scene = every_scene
+    def test_attributes(self, scene: Scene) -> None:
         before = scene.secret.document()
         scene.role.alter("CONNECTION LIMIT 7 VALID UNTIL '2099-12-31 23:59:59.5+01'")
         scene.rotate()
@@ -212,9 +210,8 @@ class TestWhatTheSuperuserMayNot:
             scene, f'CREATE ROLE "{scene.clone}";', f'ALTER ROLE "{scene.clone}" SET "log_statement" TO \'none\''
         )
 
-    def test_copy_a_superusers_setting(self, every_scene: Scene) -> None:
+    def test_copy_a_superusers_setting(self, scene: Scene) -> None:
         """Nobody else may set these, nor a name that no extension has defined."""
-        scene = every_scene
         before = scene.secret.document()
         scene.rotate()
         scene.put(before)
@@ -247,8 +244,7 @@ class TestWhatTheSuperuserMayNot:
         self.check(scene, *grants)
 
     @pytest.mark.parametrize("is_there", [True, False])
-    def test_alter_any_role(self, *, is_there: bool, every_scene: Scene) -> None:
-        scene = every_scene
+    def test_alter_any_role(self, *, is_there: bool, scene: Scene) -> None:
         if is_there:
             before = scene.secret.document()
             scene.rotate()

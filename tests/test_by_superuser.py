@@ -71,8 +71,7 @@ class TestRotation:
         scene.take(token)
         assert lets_in(scene, scene.secret.document())
 
-    def test_helps_where_nobody_knows_the_password(self, every_scene: Scene) -> None:
-        scene = every_scene
+    def test_helps_where_nobody_knows_the_password(self, scene: Scene) -> None:
         scene.role.alter("PASSWORD NULL")
         scene.rotate()
         assert lets_in(scene, scene.secret.document())
@@ -162,9 +161,8 @@ class TestPutBack:
         assert lets_in(scene, scene.secret.document("AWSPENDING"))
         scene.take(token)
 
-    def test_is_not_due_where_the_user_in_use_was_never_touched(self, every_scene: Scene) -> None:
+    def test_is_not_due_where_the_user_in_use_was_never_touched(self, scene: Scene) -> None:
         """Alternating users: AWSCURRENT goes on."""
-        scene = every_scene
         token = scene.begin()
         steps.create_secret(assemble(scene, token, Strategy.ALTERNATING_USERS), PasswordPolicy())
         before = self.act(scene, self.shut(scene))

@@ -158,8 +158,7 @@ class TestACloneOfTheAwsSample:
 
 
 class TestACloneMadeByHand:
-    def test_without_a_membership_becomes_a_member(self, every_scene: Scene) -> None:
-        scene = every_scene
+    def test_without_a_membership_becomes_a_member(self, scene: Scene) -> None:
         sample_clone(scene, grant=None)
         scene.rotate()
         scene.rotate()
@@ -199,18 +198,17 @@ class TestACloneMadeByHand:
 class TestALostMembership:
     """PostgreSQL lets the user in, with a warning that nobody reads, and as itself."""
 
-    @pytest.mark.parametrize("step", ["testSecret", "finishSecret"])
-    def test_stops_the_step_although_the_password_is_right(self, step: str, every_scene: Scene) -> None:
+    def test_stops_both_steps_although_the_password_is_right(self, every_scene: Scene) -> None:
         scene = every_scene
         token = scene.begin()
         scene.take(token, "createSecret", "setSecret")
         scene.query("REVOKE {} FROM {} CASCADE", scene.role.name, scene.clone)
         if scene.server.version >= 16:
-            scene.query(
-                f"REVOKE {{}} FROM {{}} GRANTED BY {scene.superuser.name} CASCADE", scene.role.name, scene.clone
-            )
-        error = scene.fail(errors.RoleNotPreparedError, step, token=token)
-        assert error.code == "role-not-prepared"
+            by = f"GRANTED BY {scene.superuser.name} CASCADE"
+            scene.query(f"REVOKE {{}} FROM {{}} {by}", scene.role.name, scene.clone)
+        for step in ("testSecret", "finishSecret"):
+            error = scene.fail(errors.RoleNotPreparedError, step, token=token)
+            assert error.code == "role-not-prepared"
         assert lets_in(scene, scene.secret.document("AWSPENDING"))
         assert scene.secret.document()["username"] == scene.role.name
         scene.server.query(error.hint)
@@ -236,8 +234,7 @@ class TestALostMembership:
         assert scene.ask("SELECT current_user") == [(scene.role.name,)]
 
 
-def test_an_original_that_is_gone_is_named(every_scene: Scene) -> None:
-    scene = every_scene
+def test_an_original_that_is_gone_is_named(scene: Scene) -> None:
     scene.rotate()
     scene.server.query(sql.SQL("DROP OWNED BY {0}; DROP ROLE {0}").format(sql.Identifier(scene.role.name)))
     error = scene.fail(errors.RoleNotPreparedError)
