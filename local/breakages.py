@@ -53,7 +53,7 @@ def _rewrite(**changes: object) -> Callable[[Stack], object]:
     """Return what makes a new AWSCURRENT of the old one, which becomes AWSPREVIOUS."""
 
     def apply(stack: Stack) -> None:
-        value = json.dumps({**_current(stack), **changes})
+        value = json.dumps({**stack.credential(), **changes})
         stack.secrets_manager.client().put_secret_value(SecretId=stack.secret_arn, SecretString=value)
 
     return apply
@@ -91,7 +91,7 @@ def _rds_iam(stack: Stack) -> None:
 def _full(stack: Stack) -> ExitStack:
     stack.postgres.query("ALTER SYSTEM SET max_connections = 5")
     stack.postgres.restart()
-    held, password = ExitStack(), str(_current(stack)["password"])
+    held, password = ExitStack(), str(stack.credential()["password"])
     for _ in range(2):  # three are the superusers'
         held.callback(stack.postgres.connect(USERNAME, password).close)
     return held
@@ -112,7 +112,7 @@ def _pend(**changes: object) -> Callable[[Stack], object]:
 
     def apply(stack: Stack) -> None:
         _stuck(stack)
-        value = json.dumps({**_current(stack), **changes})
+        value = json.dumps({**stack.credential(), **changes})
         stack.secrets_manager.client().put_secret_value(
             SecretId=stack.secret_arn,
             ClientRequestToken=_pending(stack),
@@ -341,12 +341,6 @@ def demonstrate(breakage: Breakage, stack: Stack, function: Callable[[dict[str, 
     if isinstance(kept, ExitStack):
         kept.close()
     return lines
-
-
-def _current(stack: Stack) -> dict[str, object]:
-    client = stack.secrets_manager.client()
-    value = client.get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")["SecretString"]
-    return dict(json.loads(value))
 
 
 def _pending(stack: Stack) -> str:
