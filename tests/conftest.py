@@ -62,7 +62,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing of this machine's AWS, PostgreSQL or Powertools settings reach a test."""
     for name in list(os.environ):
-        if name.startswith(("AWS_", "PG", "POWERTOOLS_")):
+        if name.startswith(("AWS_", "PG", "POWERTOOLS_", "ROTATION_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
