@@ -24,6 +24,7 @@ from local.availability import run_rotations, settings_for
 from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
 from local.stack import LOGGED, SECRET_NAME, STRATEGIES, USERNAME, Stack, run_stack
+from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -98,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 return int(not run_rotations(stack, function, console, clients=options.clients, times=options.times))
             for _ in range(options.times):
                 _rotate(stack, function, console)
+    except RotationError as error:
+        console.print(f"\n{type(error).__name__} ({error.code}): {error}", markup=False)
+        return 1
     except KeyboardInterrupt:
         console.print("\nStopped; both servers are down, and nothing of them is left.")
         return 0 if options.serve else 128 + signal.SIGINT
