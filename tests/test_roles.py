@@ -64,10 +64,14 @@ class TestNewClone:
             f"ALTER ROLE \"app_clone\" LOGIN CONNECTION LIMIT 7 VALID UNTIL '{until}'",
             GRANT,
             AS_ORIGINAL,
-            "SELECT set_config('search_path', '\"$user\", public', true); "
-            'ALTER ROLE "app_clone" SET "search_path" FROM CURRENT; SET LOCAL "search_path" TO DEFAULT',
-            "SELECT set_config('work_mem', '64MB', true); "
-            'ALTER ROLE "app_clone" IN DATABASE "shop" SET "work_mem" FROM CURRENT; SET LOCAL "work_mem" TO DEFAULT',
+            (
+                "SELECT set_config('search_path', '\"$user\", public', true); "
+                'ALTER ROLE "app_clone" SET "search_path" FROM CURRENT; SET LOCAL "search_path" TO DEFAULT'
+            ),
+            (
+                "SELECT set_config('work_mem', '64MB', true); "
+                'ALTER ROLE "app_clone" IN DATABASE "shop" SET "work_mem" FROM CURRENT; SET LOCAL "work_mem" TO DEFAULT'
+            ),
         ]
 
     @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
@@ -238,8 +242,10 @@ class TestCloneWithRightsOfItsOwn:
             'ALTER ROLE "app_clone" LOGIN',
             GRANT,
             'ALTER ROLE "app_clone" RESET "old"',
-            "SELECT set_config('new', 'y', true); "
-            'ALTER ROLE "app_clone" SET "new" FROM CURRENT; SET LOCAL "new" TO DEFAULT',
+            (
+                "SELECT set_config('new', 'y', true); "
+                'ALTER ROLE "app_clone" SET "new" FROM CURRENT; SET LOCAL "new" TO DEFAULT'
+            ),
         ]
 
     @pytest.mark.parametrize(("current", "pending"), [("app", "app_clone"), ("app_clone", "app")])
