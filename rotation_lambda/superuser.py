@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.errors import InvalidSecretError, SuperuserMismatchError
+from rotation_lambda.errors import InvalidSecretError, RotationError, SuperuserMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,11 +56,11 @@ class Superusers:
 
     def _read(self, arn: str) -> Credential:
         secret = self.open_secret(arn)
-        description = secret.describe()
         try:
+            description = secret.describe()
             text = secret.get_secret_value(description.versions.current)
             superuser = Credential.parse(text, self._place(description.tags))
-        except InvalidSecretError as error:
+        except RotationError as error:
             failure = type(error)(f"The superuser's secret, {arn}: {error.what}", hint=error.hint)
         else:
             if superuser.sslmode is None and self.sslmode is SslMode.DISABLE:

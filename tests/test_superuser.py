@@ -24,6 +24,7 @@ from tests.test_rds import ARN as RDS_ARN
 from tests.test_rds import DOMAIN, Subject, cluster, described, instance
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
 
     from mypy_boto3_rds import RDSClient
 
@@ -343,9 +344,36 @@ class TestManagedSecret:
         assert error.what == f"The superuser's secret, {ARN}: `host` is missing from the secret."
         assert not rds.calls
 
+    @pytest.mark.parametrize("error", [errors.RdsError("Throttling."), errors.AccessDeniedError("denied.")])
+    def test_is_of_no_use_where_rds_does_not_answer(self, error: errors.RotationError) -> None:
+        tags = {INSTANCE_TAG: f"{RDS_ARN}:db:one"}
+        found = refusal(Account(MANAGED, FakeRds(trouble=error), secret=FakeSecretsManager(tags=tags)))
+        assert type(found) is type(error)
+        assert found.hint == error.hint
+
 
 class TestSecretThatCannotBeRead:
     """The superuser's: the message says whose secret it is, and the error's class and hint are those of any secret."""
+
+    @pytest.mark.parametrize("operation", ["DescribeSecret", "GetSecretValue"])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            errors.SecretNotFoundError("Secrets Manager does not know the secret."),
+            errors.SecretDeletedError("The secret is marked for deletion."),
+            errors.AccessDeniedError("denied"),
+            errors.AccessDeniedError("could not use the KMS key", hint="Grant kms:Decrypt"),
+            errors.SecretsManagerError("failed with ThrottlingException."),
+            errors.MissingVersionError("has no value."),
+        ],
+    )
+    def test_says_why(self, error: errors.RotationError, operation: str) -> None:
+        one = account()
+        one.secret.trouble[operation] = error
+        found = refusal(one)
+        assert type(found) is type(error)
+        assert found.what == f"The superuser's secret, {ARN}: {error.what}"
+        assert found.hint == error.hint
 
     def test_has_no_current_version(self) -> None:
         one = account()
@@ -453,3 +481,13 @@ class TestOnTheEmulator:
         superusers = Superusers(partial(SecretsManager, client), lambda: servers, SslMode.VERIFY_FULL)
         secret = Credential(host_of(servers, ours), 5432, "shop", "app", "old", masterarn=arn)
         assert superusers.of(secret).address == server.endpoints[0]
+
+    def test_names_a_superusers_secret_that_is_deleted(
+        self, secrets_manager: SecretsManagerServer, make_secret: Callable[[object], Any]
+    ) -> None:
+        client = secrets_manager.client()
+        arn = make_secret({"host": "db.example", **MANAGED}).arn
+        client.delete_secret(SecretId=arn)
+        superusers = Superusers(partial(SecretsManager, client), lambda: Rds(client), SslMode.VERIFY_FULL)
+        with pytest.raises(errors.SecretDeletedError, match=f"The superuser's secret, {arn}: .*deletion"):
+            superusers.of(Credential("db.example", 5432, "shop", "app", "old", masterarn=arn))
