@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rotation_lambda.rds import Rds, Server
     from rotation_lambda.secrets_manager import SecretsManager
 
-_RDS_HOST = (".rds.amazonaws.com", ".rds.amazonaws.com.cn")
+_RDS_HOST = re.compile(r".+\.rds(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")  # in China the region comes last
 _INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"
 _MOST_HOPS = 5
 """How long a chain of replicas is followed; RDS has three levels at most (AWS: cascading read replicas)."""
@@ -83,7 +84,7 @@ class Superusers:
 
     def _are_one(self, ours: tuple[str, int], theirs: tuple[str, int]) -> bool:
         """Tell whether RDS says that one leads to the cluster of the other, or to a replica of it."""
-        if not all(host.endswith(_RDS_HOST) for host, _ in (ours, theirs)):
+        if not all(_RDS_HOST.fullmatch(host) for host, _ in (ours, theirs)):
             return False
         rds = self.open_rds()
         server = _find(rds, theirs)

@@ -277,6 +277,11 @@ class TestServersThatOnlyTheFakeHas:
         one = account(f"{theirs}.{DOMAIN}", rds=FakeRds(servers))
         assert type(refusal(one, current(f"{ours}.{DOMAIN}"))) is errors.SuperuserMismatchError
 
+    @pytest.mark.parametrize("domain", ["0ld.cn-north-1.rds.amazonaws.com.cn", "n3w.rds.cn-north-1.amazonaws.com.cn"])
+    def test_are_known_in_china_by_either_form_of_their_names(self, domain: str) -> None:
+        rds = FakeRds([instance("one", domain=domain), instance("two", of="one", domain=domain)])
+        assert account(f"one.{domain}", rds=rds).superuser_of(current(f"two.{domain}"))
+
     def test_are_two_where_a_chain_of_replicas_has_no_end(self) -> None:
         """RDS will not say so; the step would end all the same."""
         rds = FakeRds([instance("one"), instance("a", of="b"), instance("b", of="a")])
