@@ -93,7 +93,8 @@ class Superusers:
         cluster = rds.describe_db_clusters(server.cluster) if server.cluster else None
         if cluster and ours in _lower(cluster):
             return True
-        names, own, hops = {server.name, server.arn, server.cluster}, _find(rds, ours), 0
+        names = {server.name, server.arn, server.cluster, cluster and cluster.arn}
+        own, hops = _find(rds, ours), 0
         while own and hops < _MOST_HOPS:
             if (cluster and own.cluster == cluster.name) or own.sources & names:
                 return True

@@ -180,6 +180,7 @@ class TestServersThatRdsTellsTogether:
             ("clu ro", "clu-1"),
             ("clu2", "clu"),
             ("clu2 ro", "clu"),
+            ("clu2 ro", "clu-1"),
         ],
     )
     def test_are_one(self, ours: str, theirs: str, subject: Subject) -> None:
