@@ -8,20 +8,25 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 from contextlib import contextmanager
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import boto3
 import pytest
+from psycopg2 import sql
 
 from local import rotation
-from rotation_lambda.errors import RotationError
+from rotation_lambda.errors import AccessDeniedError, RotationError
 from tests.cloudformation import PARTITIONS, ROOT, SECRET, TWO_ANSWERS, Stack, deploy
 from tests.test_template import FURTHER, KEY, NEW, SUPERUSER, SUPERUSER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from mypy_boto3_rds import RDSClient
 
     from local.postgres import PostgresServer
     from local.secrets_manager import SecretsManagerServer
@@ -60,6 +65,12 @@ def called(adapter: str, service: str) -> set[str]:
 
 
 CALLED = called("secrets_manager", "secretsmanager")
+WITH_SUPERUSER = {**TWO_ANSWERS, "SuperuserSecretArn": SUPERUSER}
+MANAGED = {
+    **WITH_SUPERUSER,
+    "RotationStrategy": "alternating-users",
+    "SslMode": "require",
+}  # no authority signs for RDS
 ADAPTERS = [("secrets_manager", "secretsmanager", "secrets"), ("rds", "rds", "superuser")]
 
 
@@ -107,19 +118,61 @@ class Account:
 
 
 @pytest.fixture
+def manage(
+    postgres: PostgresServer,
+    make_role: Callable[..., Role],
+    make_secret: Callable[[object], Secret],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Role, str], dict[str, Any]]:
+    """Let RDS have the server as an instance or a cluster, and keep its superuser's secret.
+
+    Returns what the role's secret has to say of it: where RDS has it, which leads to the server of these tests.
+    """
+    rds: RDSClient = make_secret({}).server.client("rds")
+    name, login = f"managed-{uuid4().hex[:8]}", {"MasterUsername": "postgres", "MasterUserPassword": "not-a-secret"}
+    place: dict[str, Any] = {"Port": postgres.port, **login}
+    resolve = socket.getaddrinfo
+
+    def lead_home(host: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it comes, so it goes
+        return resolve(postgres.host if host.startswith(f"{name}.") else host, *rest, **more)
+
+    def make(role: Role, kind: str) -> dict[str, Any]:
+        superuser = make_role(role.server, f"master_{uuid4().hex[:8]}", options="CREATEROLE")
+        names = map(sql.Identifier, (role.name, superuser.name))
+        role.server.query(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(*names))
+        if kind == "Instance":
+            made = {"DBInstanceClass": "db.t4g.micro", "Engine": "postgres", "AllocatedStorage": 20, **place}
+            instance = rds.create_db_instance(DBInstanceIdentifier=name, **made)["DBInstance"]
+            arn, host = instance["DBInstanceArn"], instance["Endpoint"]["Address"]
+        else:
+            cluster = rds.create_db_cluster(DBClusterIdentifier=name, Engine="aurora-postgresql", **place)["DBCluster"]
+            arn, host = cluster["DBClusterArn"], cluster["Endpoint"]
+        secret = make_secret({"username": superuser.name, "password": superuser.password})
+        tag = {"Key": f"aws:rds:primaryDB{kind}Arn", "Value": arn}
+        secret.server.client().tag_resource(SecretId=secret.arn, Tags=[tag])
+        monkeypatch.setattr(socket, "getaddrinfo", lead_home)
+        return {"masterarn": secret.arn, "host": host}
+
+    return make
+
+
+@pytest.fixture
 def rotate(
     secrets_manager: SecretsManagerServer,
     postgres: PostgresServer,
     make_role: Callable[..., Role],
     make_secret: Callable[[object], Secret],
+    make_superuser: Callable[[Role], dict[str, Any]],
+    manage: Callable[[Role, str], dict[str, Any]],
     invoke: Callable[[object], None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., None]:
     """Rotate a fresh secret, as the function does that runs under the template's role."""
 
-    def run(stack: Stack, without: str = "", *, lost: bool = False) -> None:
+    def run(stack: Stack, without: str = "", *, lost: bool = False, superuser: str = "") -> None:
         role = make_role(postgres)
-        secret = make_secret(role.document)
+        keys = {"": dict, "own": lambda: make_superuser(role)}.get(superuser, lambda: manage(role, superuser))()
+        secret = make_secret({**role.document, **keys})
         client = secrets_manager.client()
         if lost:  # the password was changed, then the rotation was cancelled: only a version without a label has it
             token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
@@ -134,7 +187,9 @@ def rotate(
                 patch.setenv(name, str(variables[name]))
             rotation.invoke_steps(invoke, secret.arn, token)
         assert secret.labels["AWSCURRENT"] == token
-        assert role.lets_in(secret.document()["password"])
+        document = secret.document()
+        postgres.connect(document["username"], document["password"]).close()
+        assert role.lets_in(document["password"]) is (document["username"] == role.name)
 
     return run
 
@@ -143,6 +198,25 @@ class TestEnough:
     @pytest.mark.parametrize("strategy", ["auto", "single-user"])
     def test_for_a_rotation(self, strategy: str, rotate: Callable[..., None]) -> None:
         rotate(deploy({**TWO_ANSWERS, "RotationStrategy": strategy}))
+
+    @pytest.mark.parametrize("strategy", ["auto", "alternating-users", "superuser"])
+    def test_for_a_rotation_by_a_superuser(self, strategy: str, rotate: Callable[..., None]) -> None:
+        rotate(deploy({**WITH_SUPERUSER, "RotationStrategy": strategy}), superuser="own")
+
+    @pytest.mark.parametrize("kind", ["Instance", "Cluster"])
+    def test_for_a_rotation_by_a_superuser_whose_secret_rds_manages(
+        self, kind: str, rotate: Callable[..., None]
+    ) -> None:
+        rotate(deploy(MANAGED), superuser=kind)
+
+    @pytest.mark.parametrize("kind", ["Instance", "Cluster"])
+    def test_and_not_without_either_question_to_rds(
+        self, kind: str, rotate: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        action = f"rds:DescribeDB{kind}s"
+        with pytest.raises(AccessDeniedError, match=f"The superuser's secret, .*: {action} on arn:.* was denied"):
+            rotate(deploy(MANAGED), action, superuser=kind)
+        assert f"{action} on arn:" in caplog.text
 
     def test_for_a_rotation_that_has_to_find_a_lost_password(self, rotate: Callable[..., None]) -> None:
         rotate(deploy(), lost=True)
@@ -159,7 +233,7 @@ class TestEnough:
 class TestNoMore:
     @pytest.mark.parametrize(
         ("adapter", "service", "policy"),
-        [adapter for adapter in ADAPTERS if (ROOT / "rotation_lambda" / f"{adapter[0]}.py").exists()],
+        ADAPTERS,
     )
     def test_actions_than_the_code_calls(self, adapter: str, service: str, policy: str) -> None:
         assert actions(deploy(EVERYTHING).statements(policy), service) == called(adapter, service)
@@ -271,3 +345,4 @@ class TestReadingPolicy:
 def test_every_call_is_found_in_the_adapter() -> None:
     assert {f"secretsmanager:{name}" for name in ("DescribeSecret", "GetSecretValue", "PutSecretValue")} <= CALLED
     assert not [action for action in CALLED if not re.fullmatch(r"secretsmanager:[A-Z][A-Za-z]+", action)]
+    assert called("rds", "rds") == {"rds:DescribeDBClusters", "rds:DescribeDBInstances"}
