@@ -172,6 +172,7 @@ class FakeDatabase:
     lags: dict[str, int] = field(default_factory=dict)
     open_sessions: int = 0
     locked: int = 0
+    locks: list[str] = field(default_factory=list)
     in_recovery: bool = False
     at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
 
@@ -208,7 +209,8 @@ class FakeSession:
         self.database.open_sessions -= 1
 
     def try_lock(self, role: str) -> bool:
-        """Find the lock taken as often as `locked` says."""
+        """Find the lock taken as often as `locked` says; `locks` are whose was asked for."""
+        self.database.locks.append(role)
         self.database.locked -= self.database.locked > 0
         return not self.database.locked
 

@@ -134,9 +134,11 @@ def answering(body: str, status: int = 200) -> Iterator[tuple[adapter.Rds, list[
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield adapter.Rds(client(f"http://127.0.0.1:{server.server_port}")), requests
-        server.shutdown()
-        thread.join()
+        try:
+            yield adapter.Rds(client(f"http://127.0.0.1:{server.server_port}")), requests
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def described_instance(inner: str) -> str:

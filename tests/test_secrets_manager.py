@@ -143,9 +143,11 @@ def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.Secre
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
-        server.shutdown()
-        thread.join()
+        try:
+            yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def client(endpoint: str) -> SecretsManagerClient:

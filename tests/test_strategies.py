@@ -470,6 +470,7 @@ class TestAlternatingUsers:
         world.take(Step.SET_SECRET)
         assert logins(world) == [("app", "current"), ("master", "super"), ("app_clone", "pending")]
         assert world.database.plans == [("app_clone", True)]
+        assert world.database.locks == ["app_clone"]
         assert world.database.others["app_clone"] == "pending"
         assert world.database.password == "current"
         assert world.database.open_sessions == 0
@@ -699,6 +700,7 @@ class TestAlternatingUsersProof:
         world.database.locked = 3
         world.take(Step.FINISH_SECRET)
         assert logins(world) == [("app_clone", "pending")] * 2
+        assert set(world.database.locks) == {"app_clone"}
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
 
     def test_never_moves_the_label_without_an_answer_for_the_old_user_still_works(self) -> None:
