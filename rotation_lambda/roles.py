@@ -164,8 +164,8 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved:
     if other:
         _check_rights(mine, other, current, proved=proved)
     _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser)
-    clone = other if is_clone else mine
-    return Plan(changes, list(_notes(mine, other, clone if clone and clone.name != current.original else None)))
+    clone = other if is_clone else mine if pending.username == current.original != current.username else None
+    return Plan(changes, list(_notes(mine, other, clone)))
 
 
 def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Change]:
