@@ -361,16 +361,15 @@ class Session:
             except psycopg2.Error as error:
                 if (error.pgcode or "")[:2] not in _NOT_HERE:
                     raise
-                denied.append(str(change))
+                denied.append(change)
                 reasons.append(_cause(error))
                 self._execute("ROLLBACK TO SAVEPOINT change")
         if denied:
+            wanted = [change.first or str(change) for change in changes if change.first or change in denied]
             raise RoleNotPreparedError(
                 f"{name_login(self.credential)}: the superuser may not do all that the strategy needs ({reasons[0]}).",
-                hint=f"Run as a role that may: {' '.join(denied)}",
+                hint=f"Run as a role that may: {' '.join(wanted)}",
             )
-        if changes:
-            self._execute(_PRECAUTIONS)  # some settings of ours may have been copied over
 
     def _ask(self, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
         """Run a query whose failure says nothing about a password."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -12,11 +13,16 @@ if TYPE_CHECKING:
 
     from rotation_lambda.credential import Credential
 
+# Lists of names are stored with quotes: one literal would become one name (PostgreSQL's GUC_LIST_QUOTE, to which no
+# extension can add; pg_dump has the same list).
+_LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
+_NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
 _PER_MEMBERSHIP = 160000
 """From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it."""
 
 # Two roles at most: the one that AWSCURRENT logs in as, and the one whose password changes. Every role may read these
 # catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). A clone's rights are weighed against those of AWSCURRENT's user.
+# Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
 QUERY = """
 SELECT it.rolname::text,
     ARRAY_REMOVE(ARRAY[CASE WHEN it.rolsuper THEN 'SUPERUSER' END, CASE WHEN it.rolcreaterole THEN 'CREATEROLE' END,
@@ -33,11 +39,12 @@ SELECT it.rolname::text,
     ARRAY(SELECT granted.rolname::text FROM pg_auth_members JOIN pg_roles AS granted ON granted.oid = roleid
         WHERE member = it.oid AND NOT pg_has_role(mine.oid, roleid, 'MEMBER')),
     pg_has_role(mine.oid, it.oid, 'MEMBER'),
-    asking.rolsuper OR asking.rolcreaterole AND (current_setting('server_version_num')::int < 160000
+    asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (current_setting('server_version_num')::int < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
         FROM pg_shdepend LEFT JOIN pg_database ON pg_database.oid = dbid
         WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid AND deptype = 'o'
+            AND classid <> 'pg_default_acl'::regclass
         GROUP BY datname ORDER BY datname),
     EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid
         AND deptype = 'a' AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
@@ -75,13 +82,13 @@ class Identity(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A statement, and what a person would type for it where it differs."""
+    """A statement; `first` is what somebody else has to run in its place, before he can run any other."""
 
     statement: str
-    typed: str = ""
+    first: str = ""
 
     def __str__(self) -> str:
-        return f"{self.typed or self.statement};"
+        return f"{self.statement};"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,12 +167,18 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved:
         )
     changes = list(_bring_into_step(mine, other or Role(pending.username), roles.version)) if is_clone else []
     if is_clone and not other:
-        changes.insert(0, Change(f"CREATE ROLE {quote_name(pending.username)}"))
+        changes.insert(0, _create(quote_name(pending.username), quote_name(roles.superuser), roles.version))
     if other:
         _check_rights(mine, other, current, proved=proved)
     _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser)
     clone = other if is_clone else mine if pending.username == current.original != current.username else None
     return Plan(changes, list(_notes(mine, other, clone)))
+
+
+def _create(name: str, superuser: str, version: int) -> Change:
+    """Make a role; who does so may alter it, from PostgreSQL 16 on nobody else without ADMIN OPTION."""
+    grant = f" GRANT {name} TO {superuser} WITH ADMIN OPTION;" if version >= _PER_MEMBERSHIP else ""
+    return Change(f"CREATE ROLE {name}", first=f"CREATE ROLE {name};{grant}")
 
 
 def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Change]:
@@ -203,21 +216,22 @@ def _alter(name: str, database: str) -> str:
 
 
 def _set(alter: str, setting: str, value: str) -> Change:
-    """Store a value byte for byte, which SET with a literal would not do with a list such as search_path's."""
-    quoted, literal = _quote_setting(setting), quote_literal(value)
-    if setting == "role":  # set_config would change the session's own
-        return Change(f"{alter} SET role = {literal}")
-    stored = f"{alter} SET {quoted} FROM CURRENT"
-    return Change(
-        f"SELECT set_config({quote_literal(setting)}, {literal}, true); {stored}; SET LOCAL {quoted} TO DEFAULT",
-        f"SELECT set_config({quote_literal(setting)}, {literal}, false); {stored}",
-    )
+    """Store a value byte for byte.
+
+    FROM CURRENT would make `5MB` of `5120`; and to have the value in this session, be it for a moment, could make the
+    superuser run what the search_path leads to.
+    """
+    values = [value]
+    if setting in _LISTS:
+        values = [quoted.replace('""', '"') or bare for quoted, bare in _NAME_IN_LIST.findall(value)] or [""]
+    return Change(f"{alter} SET {_quote_setting(setting)} TO {', '.join(map(quote_literal, values))}")
 
 
 def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool) -> None:
     """Return where AWSPENDING's user has no rights beyond those of AWSCURRENT's."""
     is_own = other.name == mine.name
-    further = [name for name in other.attributes if not (is_own and proved) and (is_own or name not in mine.attributes)]
+    within_reach = proved if is_own else not current.usernames and mine.memberships.get(other.name, False)
+    further = [name for name in other.attributes if not within_reach and (is_own or name not in mine.attributes)]
     if is_own and further:
         raise RoleNotPreparedError(
             f"Role {other.name!a} has {', '.join(further)}, and AWSCURRENT does not log in: that the role is this "
@@ -247,6 +261,11 @@ def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool)
 def _check_may_alter(roles: list[Role], superuser: str) -> None:
     """Return where the superuser may alter the roles: by CREATEROLE, and from PostgreSQL 16 on ADMIN OPTION as well."""
     name = quote_name(superuser)
+    if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
+        raise RoleNotPreparedError(
+            f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
+            hint="PostgreSQL lets nobody else alter such a role: rotate it as single-user, without a `masterarn`.",
+        )
     missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {name} CREATEROLE;"]
     missing += [
         f"GRANT {quote_name(role.name)} TO {name} WITH ADMIN OPTION;" for role in roles if not role.administered

@@ -40,6 +40,9 @@ TALKATIVE = {
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
 
+FIGURES: list[str] = []
+"""What was measured on the way, in whole sentences."""
+
 
 def has(part: Part, otherwise: str) -> bool:
     """Tell whether this machine has the part; if not, `otherwise` is left out, unless REQUIRE_PGBOUNCER … is set."""
@@ -56,6 +59,8 @@ def pytest_configure() -> None:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for sentence in FIGURES:
+        terminalreporter.write_line(sentence)
     for sentence in LEFT_OUT:
         terminalreporter.write_line(sentence, yellow=True)
 

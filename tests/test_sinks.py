@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import logging
 import re
 from contextlib import closing, contextmanager
@@ -11,14 +12,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from local import rotation
-from rotation_lambda import errors, handler
+from rotation_lambda import errors, handler, steps
+from rotation_lambda.settings import Strategy
 from tests.leaks import everything_in
+from tests.scenes import Scene, assemble, log, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from local.postgres import PostgresServer
     from tests.conftest import Role, Secret
+
+__all__ = ["log", "scene", "set_scene"]
 
 ROTATION_TOKEN = "rotation-token-0123456789-0123456789"
 VERIFIER = re.compile(r"SCRAM-SHA-256\$|md5[0-9a-f]{32}")
@@ -110,4 +115,63 @@ def test_no_password_token_or_verifier_is_in_any_sink(
     for sink in [server_log, statements(server), *ours]:
         assert [secret for secret in (*passwords, ROTATION_TOKEN) if secret in sink] == []
     for sink in ours:
+        assert not VERIFIER.search(sink)
+
+
+@pytest.mark.parametrize("strategy", ["alternating-users", "superuser"])
+def test_no_password_or_verifier_of_a_superusers_rotation_is_in_any_sink(
+    strategy: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same for what a superuser changes: his own password, and those of both users."""
+    monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+    server, client = scene.server, scene.secret.server.client()
+    logged = len(server.log())
+    server.query("SELECT pg_stat_statements_reset()")
+    raised: list[str] = []
+    passwords = {scene.role.password, scene.superuser.password}
+
+    def fail(error: type[errors.RotationError], step: str = "setSecret") -> None:
+        raised.append(everything_in(scene.fail(error, step, token=token)))
+
+    with everything_logged() as ours:
+        token = scene.begin()
+        rotation.invoke_steps(
+            scene.invoke, scene.secret.arn, token, steps=["createSecret"], rotation_token=ROTATION_TOKEN
+        )
+        passwords.add(scene.secret.document("AWSPENDING")["password"])
+        fail(errors.LoginRefusedError, "testSecret")
+        with every_change_fails(server), pytest.raises(errors.PasswordChangeError) as caught:
+            steps.set_secret(assemble(scene, token, Strategy(strategy), seconds=14))
+        raised.append(everything_in(caught.value))
+        if strategy == "alternating-users":
+            scene.role.alter("SET log_statement = 'all'")
+            fail(errors.RoleNotPreparedError)
+            scene.role.alter("RESET ALL")
+        scene.query("REVOKE {} FROM {}", scene.role.name, scene.superuser.name)
+        fail(errors.RoleNotPreparedError)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, scene.superuser.name)
+        scene.superuser.alter("CONNECTION LIMIT 0")
+        fail(errors.LoginNotAllowedError)
+        scene.superuser.alter("CONNECTION LIMIT -1 VALID UNTIL '2001-01-01'")
+        fail(errors.LoginRefusedError)
+        scene.superuser.alter("VALID UNTIL 'infinity'")
+        master = scene.master.document()
+        for broken, error in [
+            ({**master, "port": 1}, errors.SuperuserMismatchError),
+            ({**master, "password": [master["password"]]}, errors.InvalidSecretError),
+            ({**master, "sslmode": "verify-full", "tlsServerName": "elsewhere"}, errors.TlsError),
+        ]:
+            client.put_secret_value(SecretId=scene.master.arn, SecretString=json.dumps(broken))
+            fail(error)
+        client.put_secret_value(SecretId=scene.master.arn, SecretString=json.dumps(master))
+        scene.take(token)
+        scene.rotate()
+    passwords |= {scene.secret.document(label)["password"] for label in ("AWSCURRENT", "AWSPREVIOUS")}
+    assert len(passwords) == 4
+
+    server_log = server.log()[logged:]
+    assert re.search('ALTER ROLE "[^"]*" PASSWORD \'SCRAM-SHA-256\\$', server_log)  # the server did log the statement
+    for sink in [server_log, statements(server), ours.getvalue(), *raised]:
+        assert [secret for secret in (*passwords, ROTATION_TOKEN) if secret in sink] == []
+    for sink in [ours.getvalue(), *raised]:
         assert not VERIFIER.search(sink)

@@ -69,7 +69,7 @@ def test_finds_a_setting_that_the_superuser_cannot_copy(role: Role, look: Look) 
     role.alter("SET log_statement = 'all'")
     finding = look(role)["password change"]
     assert (finding["status"], finding["code"]) == ("failed", "role-not-prepared")
-    assert f'ALTER ROLE "{role.name}_clone" SET "log_statement" FROM CURRENT;' in finding["action"]
+    assert f'ALTER ROLE "{role.name}_clone" SET "log_statement" TO \'all\';' in finding["action"]
 
 
 def test_finds_a_role_that_the_superuser_may_not_alter(role: Role, look: Look, make_role: Callable[..., Role]) -> None:
