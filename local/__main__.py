@@ -20,12 +20,14 @@ from rich.live import Live
 from rich.table import Table
 
 from local import container, rotation
+from local.availability import run_rotations, settings_for
 from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
-from local.stack import SECRET_NAME, USERNAME, Stack, run_stack
+from local.stack import LOGGED, SECRET_NAME, STRATEGIES, USERNAME, Stack, run_stack
+from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 LABELS = ("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS")
 ROW = "{:<17}{:<12}{:<14}{:<14}{}"
@@ -42,6 +44,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
     parser.add_argument("--times", type=_positive, default=1, metavar="N", help="rotate N times in a row (default: 1)")
+    parser.add_argument(
+        "--strategy", choices=STRATEGIES, default="single-user", help="whose password changes, and who changes it"
+    )
+    parser.add_argument(
+        "--clients",
+        type=_positive,
+        metavar="N",
+        help="let N applications log in meanwhile as examples/ shows, and N without its fallback; count what they see",
+    )
     parser.add_argument("--logs", action="store_true", help="show the function's log lines, on standard error")
     parser.add_argument(
         "--serve", action="store_true", help="keep both servers running until Ctrl-C, and rotate nothing"
@@ -61,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seed", type=int, metavar="N", help="what --chaos printed, for the same dice again")
     options = parser.parse_args(arguments)
+    _check(parser, options)
     breakage = BREAKAGES.get(options.breakage)
     if breakage and breakage.part and breakage.part.missing:
         parser.exit(1, f"{breakage.part.missing}\n")
@@ -71,19 +83,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.serve:
             bind = options.bind or container.bridge_address() or "127.0.0.1"
             with (
-                run_stack(bind=bind, rotation_host=container.HOST) as stack,
+                run_stack(strategy=options.strategy, bind=bind, rotation_host=container.HOST) as stack,
                 container.announced(stack, container.FOLDER),
             ):
                 _serve(stack, console)
         if options.chaos:
             return int(run_chaos(options.chaos, console, options.seed).locked_out.total() > 0)
-        with run_stack() as stack:
+        settings = settings_for(options.clients) if options.clients else LOGGED
+        with run_stack(strategy=options.strategy, settings=settings) as stack:
             function = _load_function(stack, logs=options.logs)
             if breakage:
                 console.print(*demonstrate(breakage, stack, function), sep="\n", markup=False)
                 return 0
+            if options.clients:
+                return int(not run_rotations(stack, function, console, clients=options.clients, times=options.times))
             for _ in range(options.times):
                 _rotate(stack, function, console)
+    except RotationError as error:
+        console.print(f"\n{type(error).__name__} ({error.code}): {error}", markup=False)
+        return 1
     except KeyboardInterrupt:
         console.print("\nStopped; both servers are down, and nothing of them is left.")
         return 0 if options.serve else 128 + signal.SIGINT
@@ -94,7 +112,7 @@ def _rotate(stack: Stack, function: Callable[[dict[str, str]], object], console:
     """Rotate once, row by row: where the labels are, and which version the database accepts."""
     manager, postgres = stack.secrets_manager, stack.postgres
     client = manager.client()
-    before = _password(stack, "AWSCURRENT")
+    before = stack.credential()
     calls, log, seconds = {}, "", 0.0
     rows: list[tuple[str, ...]] = []
     with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
@@ -120,10 +138,11 @@ def _rotate(stack: Stack, function: Callable[[dict[str, str]], object], console:
             calls[step] = len(manager.calls)
             log += postgres.log()[logged:]
             tell(step)
-    after = _password(stack, "AWSCURRENT")
+    after = stack.credential()
     logins, refused = log.count("connection authorized: "), log.count("password authentication failed")
     console.print()
-    console.print(f"The old password is {_answer(stack, before)}, the new one is {_answer(stack, after)}.")
+    old, new = (f" (of {login['username']})" if stack.alternates else "" for login in (before, after))
+    console.print(f"The old password{old} is {_answer(stack, before)}, the new one{new} is {_answer(stack, after)}.")
     console.print(f"Logins were by {_method(log)} over {_tls(stack, after)}, the server's certificate verified.")
     console.print(
         f"{sum(calls.values())} calls to Secrets Manager ({', '.join(f'{step} {n}' for step, n in calls.items())}), "
@@ -140,26 +159,22 @@ def _table(rows: Sequence[tuple[str, ...]]) -> Table:
     return table
 
 
-def _password(stack: Stack, label: str) -> str:
-    value = stack.secrets_manager.client().get_secret_value(SecretId=stack.secret_arn, VersionStage=label)
-    return str(json.loads(value["SecretString"])["password"])
-
-
 def _accepted(stack: Stack) -> str:
-    """Try every version that has a label and a value, and return the ids of those that log in."""
+    """Try every version that has a label and a value, and return the ids of those that log in, and as whom."""
     client, accepted = stack.secrets_manager.client(), []
     labels = rotation.labels(client, stack.secret_arn)
     for version in dict.fromkeys(labels.versions.values()):
         if version not in labels.empty:
             value = client.get_secret_value(SecretId=stack.secret_arn, VersionId=version)["SecretString"]
-            if _answer(stack, json.loads(value)["password"]) == "accepted":
-                accepted.append(version[:4])
+            login = json.loads(value)
+            if _answer(stack, login) == "accepted":
+                accepted.append(f"{version[:4]} ({login['username']})" if stack.alternates else version[:4])
     return " ".join(accepted) or "none"
 
 
-def _answer(stack: Stack, password: str) -> str:
+def _answer(stack: Stack, login: Mapping[str, str]) -> str:
     try:
-        stack.postgres.connect(USERNAME, password).close()
+        stack.postgres.connect(login["username"], login["password"]).close()
     except psycopg2.OperationalError as error:
         if "password authentication failed" in str(error):
             return "refused"
@@ -172,8 +187,8 @@ def _method(log: str) -> str:
     return " and ".join(sorted(set(re.findall(r'connection authenticated: identity="[^"]*" method=(\S+)', log))))
 
 
-def _tls(stack: Stack, password: str) -> str:
-    with closing(stack.postgres.connect(USERNAME, password)) as connection:
+def _tls(stack: Stack, login: Mapping[str, str]) -> str:
+    with closing(stack.postgres.connect(login["username"], login["password"])) as connection:
         return str(connection.info.ssl_attribute("protocol"))
 
 
@@ -216,11 +231,20 @@ def _leave(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program, with status 2, where an option would be passed over without a word."""
+    modes = {"--serve": options.serve, "--break": options.breakage, "--chaos": options.chaos}
+    mode = next((name for name, chosen in modes.items() if chosen), None)
+    if options.clients and mode:
+        parser.error(f"--clients is for rotations as they should be, and not for {mode}")
+    if options.strategy != "single-user" and mode in {"--break", "--chaos"}:
+        parser.error(f"{mode} knows the strategy single-user only")
+
+
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!a} is not a number from 1 on")
+    return int(text)
 
 
 if __name__ == "__main__":

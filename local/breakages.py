@@ -69,7 +69,7 @@ def _rewrite(**changes: object) -> Callable[[Stack], object]:
     """Return what makes a new AWSCURRENT of the old one, which becomes AWSPREVIOUS."""
 
     def apply(stack: Stack) -> None:
-        value = json.dumps({**_current(stack), **changes})
+        value = json.dumps({**stack.credential(), **changes})
         stack.secrets_manager.client().put_secret_value(SecretId=stack.secret_arn, SecretString=value)
 
     return apply
@@ -107,7 +107,7 @@ def _rds_iam(stack: Stack) -> None:
 def _full(stack: Stack) -> ExitStack:
     stack.postgres.query("ALTER SYSTEM SET max_connections = 5")
     stack.postgres.restart()
-    held, password = ExitStack(), str(_current(stack)["password"])
+    held, password = ExitStack(), str(stack.credential()["password"])
     for _ in range(2):  # three are the superusers'
         held.callback(stack.postgres.connect(USERNAME, password).close)
     return held
@@ -115,7 +115,7 @@ def _full(stack: Stack) -> ExitStack:
 
 def _pooled(stack: Stack) -> ExitStack:
     """Put PgBouncer before the server: its list has AWSCURRENT's password, and no other ever."""
-    kept, password = ExitStack(), str(_current(stack)["password"])
+    kept, password = ExitStack(), str(stack.credential()["password"])
     _rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
     return kept
 
@@ -143,7 +143,7 @@ def _pend(**changes: object) -> Callable[[Stack], object]:
 
     def apply(stack: Stack) -> None:
         _stuck(stack)
-        value = json.dumps({**_current(stack), **changes})
+        value = json.dumps({**stack.credential(), **changes})
         stack.secrets_manager.client().put_secret_value(
             SecretId=stack.secret_arn,
             ClientRequestToken=_pending(stack),
@@ -387,12 +387,6 @@ def demonstrate(breakage: Breakage, stack: Stack, function: Callable[[dict[str, 
         return [*lines, "", "A rotation mends it: all four steps succeeded."]
     lines += ["", "A rotation:", "", f"  {step}  {type(error).__name__} ({error.code}): {error.what}"]
     return [*lines, f"  → {error.hint}"]
-
-
-def _current(stack: Stack) -> dict[str, object]:
-    client = stack.secrets_manager.client()
-    value = client.get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")["SecretString"]
-    return dict(json.loads(value))
 
 
 def _pending(stack: Stack) -> str:

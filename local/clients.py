@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from local.secrets_manager import SecretsManagerServer
 
 PAUSE_S = 0.02
+PATIENCE_S = 30  # with a client of which nothing is heard: more than its own deadline
 
 
 class CurrentOnly(Database):
@@ -36,14 +37,23 @@ class CurrentOnly(Database):
 
 @dataclass(slots=True)
 class Client:
-    """One application; `reads` are the labels it has asked Secrets Manager for, in order."""
+    """One application.
+
+    `reads` are the labels it has asked Secrets Manager for, in order; `refusals` tell by the wall clock, which the
+    server has too, when a refused login began and when it had its answer.
+    """
 
     database: Database
     reads: list[str]
     accepted: int = 0
-    refused: int = 0
+    refusals: list[tuple[float, float]] = field(default_factory=list)
     windows: list[float] = field(default_factory=list)
     slowest: float = 0.0
+
+    @property
+    def refused(self) -> int:
+        """How many logins were refused."""
+        return len(self.refusals)
 
     @property
     def logins(self) -> int:
@@ -54,13 +64,13 @@ class Client:
         """Log in until `stop`; a window is the time from the first refused login to the next accepted one."""
         shut_since: float | None = None
         while not stop.wait(PAUSE_S):
-            began = time.monotonic()
+            began, began_at = time.monotonic(), time.time()
             try:
                 self.database.connect().close()
             except psycopg2.OperationalError as error:
                 if not REFUSED.search(str(error)):
                     raise
-                self.refused += 1
+                self.refusals.append((began_at, time.time()))
                 shut_since = shut_since or began
             else:
                 self.accepted += 1
@@ -77,6 +87,16 @@ class Clients:
     with_fallback: list[Client]
     without: list[Client]
 
+    def wait(self) -> None:
+        """Return once every client has logged in afresh: the second answer from now on is to a login of from now on."""
+        everybody = [*self.with_fallback, *self.without]
+        enough = [client.logins + 2 for client in everybody]
+        deadline = time.monotonic() + PATIENCE_S
+        while any(client.logins < least for client, least in zip(everybody, enough, strict=True)):
+            if time.monotonic() > deadline:
+                raise TimeoutError("A client does not log in any more.")
+            time.sleep(0.01)
+
     def report(self) -> list[str]:
         """Say in a line for either kind what its callers saw; afterwards, once nobody works any more."""
         reads = [label for client in self.with_fallback for label in client.reads]
@@ -84,9 +104,10 @@ class Clients:
         slowest = max(client.slowest for client in self.with_fallback)
         current, pending = reads.count("AWSCURRENT"), reads.count("AWSPENDING")
         read = f"AWSCURRENT was read {current} times, AWSPENDING {pending}"
+        refused = f": refused for {shut:.2f} seconds at most" if shut else ""
         return [
             f"{_logins(self.with_fallback)} with the fallback: {read}; the slowest login took {slowest:.2f} seconds.",
-            f"{_logins(self.without)} with AWSCURRENT alone: refused for {shut:.2f} seconds at most.",
+            f"{_logins(self.without)} with AWSCURRENT alone{refused}.",
         ]
 
 
@@ -111,8 +132,8 @@ def run_clients(
             yield clients
         finally:
             stop.set()
-    for one in work:
-        one.result()
+            for one in work:
+                one.result()
 
 
 def make_provider(client: SecretsManagerClient) -> tuple[SecretsProvider, list[str]]:
@@ -126,6 +147,11 @@ def make_provider(client: SecretsManagerClient) -> tuple[SecretsProvider, list[s
     return SecretsProvider(boto3_client=client), reads
 
 
+def count(clients: Sequence[Client]) -> tuple[int, int]:
+    """Return how many logins of theirs were accepted, and how many refused."""
+    return sum(client.accepted for client in clients), sum(client.refused for client in clients)
+
+
 def _logins(clients: Sequence[Client]) -> str:
-    accepted, refused = sum(client.accepted for client in clients), sum(client.refused for client in clients)
+    accepted, refused = count(clients)
     return f"{accepted + refused} logins, {refused} refused, by {len(clients)} clients"

@@ -59,6 +59,7 @@ def announced(stack: Stack, folder: Path) -> Iterator[None]:
                 },
                 "secret_arn": stack.secret_arn,
                 "ca_file": str(stack.postgres.ca_file),
+                "strategy": stack.strategy,
             }
         )
     )
@@ -83,6 +84,7 @@ def prepare(folder: Path, build: Path) -> list[Path]:
     environment = {
         "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{HOST}:{server.port}",
         "PGSSLROOTCERT": f"/var/task/{CA_FILE}",
+        "ROTATION_STRATEGY": stack["strategy"],
     }
     (folder / "environment.json").write_text(json.dumps({"Parameters": environment}, indent=2))
     return [_fill_in(file, folder, stack["secret_arn"], token) for file in sorted((ROOT / "events").glob("*.json"))]

@@ -47,6 +47,7 @@ class SecretsManagerServer:
         """The variables under which boto3 finds this server, whatever proxy there is; the caller sets them."""
         return {
             "AWS_ENDPOINT_URL_SECRETS_MANAGER": self.endpoint_url,
+            "AWS_ENDPOINT_URL_RDS": self.endpoint_url,
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
             "AWS_SESSION_TOKEN": "testing",

@@ -58,7 +58,7 @@ WHERE it.rolname IN (%(current)s, %(other)s) AND mine.rolname = %(current)s AND 
 # setting was revoked is let in with a warning, and runs as the user who logged in.
 IDENTITY_QUERY = """
 SELECT current_user::text,
-    coalesce((SELECT substr(entry, 6) FROM pg_db_role_setting, unnest(setconfig) AS entry
+    coalesce((SELECT nullif(substr(entry, 6), 'none') FROM pg_db_role_setting, unnest(setconfig) AS entry
         WHERE setrole = self.oid AND entry LIKE 'role=%%'
             AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
         ORDER BY setdatabase DESC LIMIT 1), session_user::text),
@@ -171,8 +171,8 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved:
     if other:
         _check_rights(mine, other, current, proved=proved)
     _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser)
-    clone = other if is_clone else mine
-    return Plan(changes, list(_notes(mine, other, clone if clone and clone.name != current.original else None)))
+    clone = other if is_clone else mine if pending.username == current.original != current.username else None
+    return Plan(changes, list(_notes(mine, other, clone)))
 
 
 def _create(name: str, superuser: str, version: int) -> Change:
@@ -200,6 +200,7 @@ def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Chan
         how = " WITH INHERIT TRUE, SET TRUE" if version >= _PER_MEMBERSHIP else ""
         yield Change(f"GRANT {quote_name(original.name)} TO {name}{how}")
     wanted = {("", "role"): original.name, **original.settings}
+    wanted |= {key: original.name for key, value in wanted.items() if key[1] == "role" and value == "none"}
     if clone.keeps_to_itself:
         wanted = {key: value for key, value in wanted.items() if key[1] != "role"}
         wanted |= {key: value for key, value in clone.settings.items() if key[1] == "role"}

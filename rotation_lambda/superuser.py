@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.errors import InvalidSecretError, SuperuserMismatchError
+from rotation_lambda.errors import InvalidSecretError, RotationError, SuperuserMismatchError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from rotation_lambda.rds import Rds, Server
     from rotation_lambda.secrets_manager import SecretsManager
 
-_RDS_HOST = (".rds.amazonaws.com", ".rds.amazonaws.com.cn")
+_RDS_HOST = re.compile(r".+\.rds(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")  # in China the region comes last
 _INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"
 _MOST_HOPS = 5
 """How long a chain of replicas is followed; RDS has three levels at most (AWS: cascading read replicas)."""
@@ -56,11 +57,11 @@ class Superusers:
 
     def _read(self, arn: str) -> Credential:
         secret = self.open_secret(arn)
-        description = secret.describe()
         try:
+            description = secret.describe()
             text = secret.get_secret_value(description.versions.current)
             superuser = Credential.parse(text, self._place(description.tags))
-        except InvalidSecretError as error:
+        except RotationError as error:
             failure = type(error)(f"The superuser's secret, {arn}: {error.what}", hint=error.hint)
         else:
             if superuser.sslmode is None and self.sslmode is SslMode.DISABLE:
@@ -83,7 +84,7 @@ class Superusers:
 
     def _are_one(self, ours: tuple[str, int], theirs: tuple[str, int]) -> bool:
         """Tell whether RDS says that one leads to the cluster of the other, or to a replica of it."""
-        if not all(host.endswith(_RDS_HOST) for host, _ in (ours, theirs)):
+        if not all(_RDS_HOST.fullmatch(host) for host, _ in (ours, theirs)):
             return False
         rds = self.open_rds()
         server = _find(rds, theirs)
@@ -92,7 +93,8 @@ class Superusers:
         cluster = rds.describe_db_clusters(server.cluster) if server.cluster else None
         if cluster and ours in _lower(cluster):
             return True
-        names, own, hops = {server.name, server.arn, server.cluster}, _find(rds, ours), 0
+        names = {server.name, server.arn, server.cluster, cluster and cluster.arn}
+        own, hops = _find(rds, ours), 0
         while own and hops < _MOST_HOPS:
             if (cluster and own.cluster == cluster.name) or own.sources & names:
                 return True

@@ -24,6 +24,8 @@ from rotation_lambda.credential import CLONE
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from mypy_boto3_rds import RDSClient
+
     from local.installation import Part
 
 TALKATIVE = {
@@ -67,7 +69,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing of this machine's AWS, PostgreSQL or Powertools settings reach a test."""
     for name in list(os.environ):
-        if name.startswith(("AWS_", "PG", "POWERTOOLS_")):
+        if name.startswith(("AWS_", "PG", "POWERTOOLS_", "ROTATION_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 
@@ -98,6 +100,28 @@ def postgres_of(postgres: PostgresServer) -> Iterator[Callable[[int], PostgresSe
 def secrets_manager() -> Iterator[SecretsManagerServer]:
     with run_secrets_manager() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def rds(secrets_manager: SecretsManagerServer) -> RDSClient:
+    """Ask for `one`, its replica `two` and that one's replica `three`; and for `clu`, with a member and a replica."""
+    client: RDSClient = secrets_manager.client("rds")
+    login: dict[str, Any] = {"MasterUsername": "postgres", "MasterUserPassword": "not-a-secret"}
+    size: dict[str, Any] = {"DBInstanceClass": "db.r6g.large", "Engine": "aurora-postgresql"}
+    client.create_db_instance(
+        DBInstanceIdentifier="one", DBInstanceClass="db.t4g.micro", Engine="postgres", AllocatedStorage=20, **login
+    )
+    for name, source in (("two", "one"), ("three", "two")):
+        client.create_db_instance_read_replica(DBInstanceIdentifier=name, SourceDBInstanceIdentifier=source)
+    cluster = client.create_db_cluster(DBClusterIdentifier="clu", Engine="aurora-postgresql", **login)["DBCluster"]
+    client.create_db_instance(DBInstanceIdentifier="clu-1", DBClusterIdentifier="clu", **size)
+    client.create_db_cluster(
+        DBClusterIdentifier="clu2",
+        Engine="aurora-postgresql",
+        ReplicationSourceIdentifier=cluster["DBClusterArn"],
+        **login,
+    )
+    return client
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Stand-ins in memory for both outside things, held true by the contracts in test_secrets_manager and test_postgres."""
+"""Stand-ins in memory for what is outside, held true by the contracts in test_secrets_manager, _postgres and _rds."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from rotation_lambda.errors import (
     RotationError,
     SecretsManagerError,
 )
+from rotation_lambda.secrets_manager import Description
 from rotation_lambda.staging import SecretVersions, StagingLabel
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from rotation_lambda.credential import Credential
+    from rotation_lambda.rds import Server
     from rotation_lambda.settings import PasswordPolicy
 
 
@@ -36,6 +38,7 @@ class FakeSecretsManager:
     trouble: dict[str, RotationError] = field(default_factory=dict)
     unreadable: set[str] = field(default_factory=set)
     stale_reads: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
 
     def _call(self, operation: str) -> None:
         self.calls.append(operation)
@@ -48,6 +51,19 @@ class FakeSecretsManager:
         for label, version in self.labels.items():
             versions[version] = versions.get(version, frozenset()) | {label}
         return SecretVersions(versions, rotation_enabled=True)
+
+    def describe(self) -> Description:
+        """Return the labels and the tags; of the rest this secret has nothing."""
+        return Description(
+            versions=self.describe_secret(),
+            function_arn=None,
+            schedule=None,
+            last_rotated=None,
+            next_rotation=None,
+            kms_key=None,
+            tags={name.lower(): value for name, value in self.tags.items()},
+            clock=None,
+        )
 
     def get_secret_value(self, version: str) -> str:
         self._call("GetSecretValue")
@@ -85,6 +101,28 @@ class FakeSecretsManager:
         return list(self.values)[::-1]
 
 
+@dataclass(slots=True)
+class FakeRds:
+    """Instances and clusters, which are told apart by their ARNs; `calls` has whom it was asked for."""
+
+    servers: list[Server] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    trouble: RotationError | None = None
+
+    def describe_db_instances(self, identifier: str) -> Server | None:
+        return self._find(":db:", identifier)
+
+    def describe_db_clusters(self, identifier: str) -> Server | None:
+        return self._find(":cluster:", identifier)
+
+    def _find(self, kind: str, identifier: str) -> Server | None:
+        self.calls.append(identifier)
+        if self.trouble:
+            raise self.trouble
+        ours = (server for server in self.servers if kind in server.arn)
+        return next((server for server in ours if identifier in {server.name, server.arn}), None)
+
+
 class FakeIdentity(NamedTuple):
     """As whom a session runs; as it should be, where nothing is said."""
 
@@ -115,8 +153,8 @@ class FakeDatabase:
     """One server with one role, and `others` by name. `trouble` says, by password, what a login raises.
 
     A superuser's changes are in `plans`: for whom, and whether AWSCURRENT had logged in. `notes` are what they tell,
-    and `identities` as whom sessions run, by user. `at_login` has what is called at the login of that number, so that
-    others can act in between.
+    and `identities` as whom sessions run, by user. A host that `lags` refuses so many logins before it has replayed a
+    change. `at_login` has what is called at the login of that number, so that others can act in between.
     """
 
     role: str
@@ -131,8 +169,10 @@ class FakeDatabase:
     plans: list[tuple[str, bool]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     identities: dict[str, FakeIdentity] = field(default_factory=dict)
+    lags: dict[str, int] = field(default_factory=dict)
     open_sessions: int = 0
     locked: int = 0
+    locks: list[str] = field(default_factory=list)
     in_recovery: bool = False
     at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
 
@@ -143,6 +183,9 @@ class FakeDatabase:
             act()
         if error := self.trouble.get(credential.password):
             raise error
+        if self.changes and self.lags.get(credential.host):
+            self.lags[credential.host] -= 1
+            raise LoginRefusedError(f"Role {credential.username}: refused on a replica that lags.")
         if {**self.others, self.role: self.password}.get(credential.username) != credential.password:
             raise LoginRefusedError(f"Role {credential.username}: refused.")
         self.open_sessions += 1
@@ -166,7 +209,8 @@ class FakeSession:
         self.database.open_sessions -= 1
 
     def try_lock(self, role: str) -> bool:
-        """Find the lock taken as often as `locked` says."""
+        """Find the lock taken as often as `locked` says; `locks` are whose was asked for."""
+        self.database.locks.append(role)
         self.database.locked -= self.database.locked > 0
         return not self.database.locked
 

@@ -1,136 +1,215 @@
-"""Applications that read AWSCURRENT and log in afresh, as fast as they can, while it rotates: who is refused, and when.
-
-ROTATIONS=100 takes more of them; the figures are in the last lines of the run.
-"""
+"""Applications see of a rotation what its strategy promises, and a person is shown that they do."""
 
 from __future__ import annotations
 
-import json
-import os
+import io
 import re
+import subprocess
+import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from statistics import median
-from threading import Event
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
+from rich.console import Console
 
-from tests import conftest
-from tests.scenes import Scene, log, scene, set_scene
+from local import clients
+from local.__main__ import main
+from local.availability import Window, run_rotations, settings_for
+from local.stack import STRATEGIES, USERNAME, Stack, run_stack
+from rotation_lambda import handler
+from rotation_lambda.settings import Strategy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from local.rotation import Invoke
+    from tests.conftest import Role, Secret
 
-__all__ = ["log", "scene", "set_scene"]
+REFUSED = "password authentication failed"
+ONE_ROW = re.compile(r"^(\d+) +(\d+) ms +(\d+) +(\d+) +(\d+) +(\d+)$", re.MULTILINE)
 
-ROTATIONS = int(os.environ.get("ROTATIONS", "5"))
-CLIENTS = 4
-COMMIT = re.compile(r"^(.{23}) UTC \[\d+\] LOG:  statement: COMMIT$", re.MULTILINE)
-
-pytestmark = pytest.mark.timeout(60 + 10 * ROTATIONS)
+changes_the_user_in_use = pytest.mark.parametrize("strategy", ["single-user", "superuser"])
 
 
-class Login(NamedTuple):
-    """When AWSCURRENT was asked for, when the database had answered, and what."""
-
-    began: float
-    ended: float
-    accepted: bool
-
-
-@dataclass(slots=True)
-class Clients:
-    logins: list[Login] = field(default_factory=list)
-
-    def work(self, scene: Scene, stop: Event) -> None:
-        client = scene.secret.server.client()
-        while not stop.is_set():
-            began = time.time()
-            login = read_current(client, scene.secret.arn)
-            accepted = True
-            try:
-                scene.server.connect(login["username"], login["password"]).close()
-            except psycopg2.OperationalError as error:
-                if "password authentication failed" not in str(error):
-                    raise
-                accepted = False
-            self.logins.append(Login(began, time.time(), accepted))
-
-    @property
-    def refused(self) -> list[Login]:
-        return [login for login in self.logins if not login.accepted]
+def run(*arguments: str) -> str:
+    """Return what the command prints in a process of its own, as a pipe gets it."""
+    command = [sys.executable, "-m", "local", *arguments]
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    return ran.stdout
 
 
-def read_current(client: SecretsManagerClient, arn: str) -> dict[str, str]:
-    """Read AWSCURRENT; while moto moves the label, for a moment no version has it."""
-    while True:
-        try:
-            value = client.get_secret_value(SecretId=arn, VersionStage="AWSCURRENT")["SecretString"]
-        except client.exceptions.ResourceNotFoundException:
-            continue
-        return dict(json.loads(value))
+def rows(printed: str) -> list[list[int]]:
+    """Return each rotation's line: its number, the window, logins with the fallback, logins with AWSCURRENT alone."""
+    return [[int(cell) for cell in row] for row in ONE_ROW.findall(printed)]
 
 
-@contextmanager
-def clients(scene: Scene) -> Iterator[Clients]:
-    """Let them work until the block ends; what stops one, other than a refusal, is raised there."""
-    all_of_them, stop = Clients(), Event()
-    with ThreadPoolExecutor(CLIENTS) as pool:
-        work = [pool.submit(all_of_them.work, scene, stop) for _ in range(CLIENTS)]
-        try:
-            yield all_of_them
-        finally:
-            stop.set()
-    for one in work:
-        one.result()
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Stack]:
+    with run_stack(settings=settings_for(2)) as running:
+        yield running
 
 
-def rotate(scene: Scene) -> tuple[float, float]:
-    """Rotate once; return when setSecret began to commit, by the server's log, and when finishSecret was done."""
-    token = scene.begin()
-    scene.take(token, "createSecret")
-    logged = len(scene.server.log())
-    scene.take(token, "setSecret")
-    _, changes, rest = scene.server.log()[logged:].partition(" PASSWORD 'SCRAM-SHA-256$")
-    commit = COMMIT.search(rest)
-    assert changes
-    assert commit is not None
-    scene.take(token, "testSecret", "finishSecret")
-    moment = datetime.strptime(commit[1], "%Y-%m-%d %H:%M:%S.%f").replace(tzinfo=UTC)
-    return moment.timestamp(), time.time()
+@pytest.fixture
+def stack(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
+    for name, value in servers.environment.items():
+        monkeypatch.setenv(name, value)
+    return servers
 
 
-def report(strategy: str, all_of_them: Clients, windows: list[float]) -> None:
-    logins, refused = len(all_of_them.logins), len(all_of_them.refused)
-    conftest.FIGURES.append(
-        f"{strategy}: {ROTATIONS} rotations, {logins} logins by {CLIENTS} clients, {refused} refused; from setSecret's "
-        f"COMMIT to the end of finishSecret {median(windows):.3f} seconds (median), {max(windows):.3f} at most."
+def invoke(event: dict[str, str]) -> object:
+    """Have the function change its user's own password."""
+    context: Any = SimpleNamespace(
+        function_name="rotation",
+        memory_limit_in_mb=256,
+        invoked_function_arn="arn:aws:lambda:us-east-1:123456789012:function:rotation",
+        aws_request_id="test",
+        get_remaining_time_in_millis=lambda: 60_000,
     )
+    return handler.lambda_handler(event, context)
 
 
-def test_alternating_users_have_no_refused_login(scene: Scene) -> None:
-    with clients(scene) as all_of_them:
-        windows = [end - begin for begin, end in (rotate(scene) for _ in range(ROTATIONS))]
-    report("alternating-users", all_of_them, windows)
-    assert len(all_of_them.logins) > 2 * ROTATIONS
-    assert all_of_them.refused == []
+def watch(stack: Stack, function: Invoke, *, terminal: bool = False) -> tuple[bool, str]:
+    """Rotate once before clients; return whether they saw what they should, and what was printed."""
+    console = Console(file=io.StringIO(), force_terminal=terminal, soft_wrap=True, highlight=False)
+    kept = run_rotations(stack, function, console, clients=1, times=1)
+    assert isinstance(console.file, io.StringIO)
+    return kept, console.file.getvalue()
 
 
-@pytest.mark.parametrize("strategy", ["single-user", "superuser"])
-def test_a_single_user_is_refused_between_the_change_and_the_move_alone(
-    strategy: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+@changes_the_user_in_use
+def test_every_refused_login_lies_between_the_commit_and_the_move(strategy: str) -> None:
+    printed = run("--strategy", strategy, "--clients", "2", "--times", "2")
+    assert f"Rotations: 2, {strategy}.\n" in printed
+    numbers, windows, accepted, refused, accepted_alone, refused_alone = zip(*rows(printed), strict=True)
+    assert (numbers, refused) == ((1, 2), (0, 0))
+    assert min(*accepted, *accepted_alone) > 0
+    assert f"{max(windows)} ms (longest)." in printed
+    assert printed.endswith(f"\nAll {sum(refused_alone)} refused logins lie in that time.\n")
+
+
+def test_alternating_users_are_never_refused() -> None:
+    printed = run("--strategy", "alternating-users", "--clients", "2", "--times", "3")
+    assert [(refused, alone) for _, _, _, refused, _, alone in rows(printed)] == [(0, 0)] * 3
+    assert "AWSPENDING 0;" in printed
+    assert printed.endswith("\nNo login was refused.\n")
+
+
+def test_the_table_shows_that_both_of_two_users_log_in_and_which_is_whose() -> None:
+    printed = run("--strategy", "alternating-users", "--times", "2")
+    first, second, _, third = re.findall(r"^(?:before|finishSecret) +([0-9a-f]{4}) ", printed, re.MULTILINE)
+    accepted = [set(re.findall(r"([0-9a-f]{4}) \((app\w*)\)", line)) for line in printed.splitlines()]
+    app, clone, again = (first, "app"), (second, "app_clone"), (third, "app")
+    first_rotation = [{app}] * 2 + [{app, clone}] * 3
+    second_rotation = [{app, clone}] * 2 + [{clone, again}] * 3
+    assert [pairs for pairs in accepted if pairs] == first_rotation + second_rotation
+    assert "The old password (of app) is accepted, the new one (of app_clone) is accepted." in printed
+    assert "The old password (of app_clone) is accepted, the new one (of app) is accepted." in printed
+
+
+def test_the_strategies_are_those_of_the_function() -> None:
+    assert {*Strategy} - {Strategy.AUTO} == {*STRATEGIES}
+
+
+@pytest.mark.parametrize(
+    ("began", "answered", "explained"),
+    [(8, 9, False), (9, 10, True), (12, 14, True), (9, 21, True), (20, 22, True), (21, 22, False)],
+)
+def test_a_window_explains_who_read_before_its_end_and_was_refused_after_its_beginning(
+    began: float,
+    answered: float,
+    explained: bool,  # noqa: FBT001 - a parameter
 ) -> None:
-    monkeypatch.setenv("ROTATION_STRATEGY", strategy)
-    with clients(scene) as all_of_them:
-        windows = [rotate(scene) for _ in range(ROTATIONS)]
-    report(strategy, all_of_them, [end - begin for begin, end in windows])
-    assert all_of_them.refused  # there is a window, and the clients were in it
-    for login in all_of_them.refused:
-        assert any(begin - 0.001 <= login.ended and login.began <= end for begin, end in windows), login
+    assert Window(opened=10, closed=20).explains(began, answered) is explained
+
+
+def test_a_login_that_is_refused_outside_of_the_window_does_not_pass(stack: Stack) -> None:
+    """Somebody changes the password by hand while the rotation begins, and back again."""
+
+    def meddle(event: dict[str, str]) -> object:
+        if event["Step"] == "createSecret":
+            change("by hand")
+            enough, deadline = stack.postgres.log().count(REFUSED) + 20, time.monotonic() + 30
+            while stack.postgres.log().count(REFUSED) < enough and time.monotonic() < deadline:
+                time.sleep(0.01)
+            change(stack.credential()["password"])
+        return invoke(event)
+
+    def change(password: str) -> None:
+        stack.postgres.query(f"ALTER ROLE {USERNAME} PASSWORD '{password}'")
+
+    kept, printed = watch(stack, meddle)
+    assert not kept
+    [(wrong, refused)] = re.findall(
+        r"^(\d+) of (\d+) refused logins ought to have been accepted", printed, re.MULTILINE
+    )
+    assert 0 < int(wrong) <= int(refused)
+
+
+def test_alternating_users_have_no_window_to_excuse_a_refusal(stack: Stack) -> None:
+    """What rotates is a single user after all."""
+    kept, printed = watch(replace(stack, strategy="alternating-users"), invoke)
+    assert not kept
+    assert re.search(r"^(\d+) of \1 refused logins ought to have been accepted\.$", printed, re.MULTILINE)
+
+
+def test_a_terminal_shows_the_counts_as_they_grow(stack: Stack) -> None:
+    kept, printed = watch(stack, invoke, terminal=True)
+    assert kept
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed)
+    counts = [[int(n) for n in found] for found in re.findall(r"with the fallback +(\d+) +(\d+)\s", plain)]
+    assert len(counts) > 3
+    assert counts == sorted(counts)
+    assert counts[0] < counts[-1]
+    assert "rotation 1, " in plain
+    assert "after rotation 1" in plain
+    assert rows(plain.replace("\r", "\n"))
+
+
+def test_a_client_that_cannot_go_on_is_heard(
+    make_role: Callable[..., Role],
+    make_secret: Callable[[object], Secret],
+    servers: Stack,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(clients, "PATIENCE_S", 0.5)
+    secret = make_secret({**make_role(servers.postgres).document, "port": 1})
+    with (
+        pytest.raises(psycopg2.OperationalError, match="Connection refused"),
+        clients.run_clients(1, secret.arn, secret.server, servers.postgres) as everybody,
+    ):
+        everybody.wait()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ("--clients 0", "argument --clients: '0' is not a number from 1 on"),
+        ("--clients -1", "argument --clients: '-1' is not a number from 1 on"),
+        ("--clients many", "argument --clients: 'many' is not a number from 1 on"),
+        ("--times 0 --clients 2", "argument --times: '0' is not a number from 1 on"),
+        ("--strategy auto", "argument --strategy: invalid choice: 'auto'"),
+        ("--clients 2 --serve", "--clients is for rotations as they should be, and not for --serve"),
+        ("--clients 2 --break dns", "--clients is for rotations as they should be, and not for --break"),
+        ("--clients 2 --chaos 3", "--clients is for rotations as they should be, and not for --chaos"),
+        ("--strategy superuser --break dns", "--break knows the strategy single-user only"),
+        ("--strategy alternating-users --chaos 3", "--chaos knows the strategy single-user only"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments.split())
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1].startswith(f"python -m local: error: {complaint}")
+
+
+def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    assert f"--strategy {{{','.join(STRATEGIES)}}}" in told
+    assert "--clients N" in told

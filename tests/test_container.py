@@ -90,6 +90,7 @@ def test_the_environment_leads_there_by_variables_that_the_template_has(
     assert environment == {
         "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{container.HOST}:{stack.secrets_manager.port}",
         "PGSSLROOTCERT": f"/var/task/{container.CA_FILE}",
+        "ROTATION_STRATEGY": stack.strategy,
     }
     assert environment.keys() <= function["Environment"]["Variables"].keys()
 

@@ -88,6 +88,7 @@ def test_reads_every_key() -> None:
         sslmode="verify-ca",
         masterarn="arn:aws:secretsmanager:eu-central-1:123456789012:secret:super",
         tlsServerName="db.example.com",
+        usernames=["xyzzy_user", "xyzzy_other"],
     )
     assert read == credential.Credential(
         host="xyzzy.example.com",
@@ -98,6 +99,7 @@ def test_reads_every_key() -> None:
         sslmode=credential.SslMode.VERIFY_CA,
         tls_server_name="db.example.com",
         masterarn="arn:aws:secretsmanager:eu-central-1:123456789012:secret:super",
+        usernames=("xyzzy_user", "xyzzy_other"),
     )
 
 
@@ -105,6 +107,7 @@ def test_host_username_and_password_are_enough() -> None:
     read = credential.Credential.parse('{"host": "h", "username": "u", "password": "p"}')
     assert read == credential.Credential("h", 5432, "postgres", "u", "p")
     assert read.sslmode is read.tls_server_name is read.masterarn is None
+    assert read.usernames is None
 
 
 @pytest.mark.parametrize("key", ["host", "username", "password"])
@@ -667,7 +670,7 @@ JSON_VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
     max_leaves=8,
 )
-KNOWN = {*SECRET, *TEXTS, *PORTS, "ssl"}
+KNOWN = {*SECRET, *TEXTS, *PORTS, "ssl", "usernames"}
 
 
 @hypothesis.given(st.data(), st.dictionaries(st.text().filter(lambda key: key not in KNOWN), JSON_VALUES, max_size=6))
@@ -719,6 +722,7 @@ BASE = {
     "masterarn": "xyzzy:arn",
     "rotationHost": "xyzzy-rotation.example.com",
     "rotationPort": 5433,
+    "usernames": ["xyzzy_user", "evil_user"],
 }
 OTHER = {
     "host": "evil.example.com",
@@ -730,6 +734,7 @@ OTHER = {
     "masterarn": "evil:arn",
     "rotationHost": "evil.example.com",
     "rotationPort": 6432,
+    "usernames": ["evil_user", "xyzzy_user"],
 }
 
 
@@ -768,7 +773,7 @@ def test_names_no_key_that_is_the_same(key: str) -> None:
     assert not {other for other in OTHER if other in named.replace(",", "").split()} - {key}
 
 
-@pytest.mark.parametrize("key", ["sslmode", "tlsServerName", "masterarn", "rotationHost", "rotationPort"])
+@pytest.mark.parametrize("key", ["sslmode", "tlsServerName", "masterarn", "rotationHost", "rotationPort", "usernames"])
 def test_refuses_a_key_that_only_one_of_them_has(key: str) -> None:
     without = {name: value for name, value in BASE.items() if name != key}
     mismatch(without, dict(BASE))
@@ -804,6 +809,192 @@ def test_refuses_a_pending_version_without_tls() -> None:
 def test_the_same_login_said_otherwise_is_the_same(pending: dict[str, object], current: dict[str, object]) -> None:
     same_login({**SECRET, **pending}, {**SECRET, **current})
     same_login({**SECRET, **current}, {**SECRET, **pending})
+
+
+# Two users by turns.
+
+NAMES = st.text(st.characters(exclude_categories=("Cs", "Cc")), min_size=1).filter(lambda name: len(name.encode()) < 64)
+
+
+@pytest.mark.parametrize(
+    ("user", "other", "original"),
+    [
+        ("app", "app_clone", "app"),
+        ("app_clone", "app", "app"),
+        ("_clone", "_clone_clone", "_clone"),
+        ("_clone_clone", "_clone", "_clone"),
+        ("clone", "clone_clone", "clone"),
+        ("app_Clone", "app_Clone_clone", "app_Clone"),
+        ("app_clone ", "app_clone _clone", "app_clone "),
+        ('a"; DROP ROLE x; --', 'a"; DROP ROLE x; --_clone', 'a"; DROP ROLE x; --'),
+        ("x" * 57, "x" * 57 + "_clone", "x" * 57),
+        ("x" * 57 + "_clone", "x" * 57, "x" * 57),
+        ("ü" * 28 + "x", "ü" * 28 + "x_clone", "ü" * 28 + "x"),
+        ("\U0001f600" * 14 + "x_clone", "\U0001f600" * 14 + "x", "\U0001f600" * 14 + "x"),
+    ],
+    ids=ascii,
+)
+def test_a_user_and_its_clone_take_turns(user: str, other: str, original: str) -> None:
+    read = parse(username=user)
+    assert (read.other_user, read.original, read.pair) == (other, original, (original, f"{original}_clone"))
+    assert parse(username=other).other_user == user
+    assert parse(username=other).pair == read.pair
+
+
+@pytest.mark.parametrize(
+    ("user", "size"),
+    [("x" * 58, 64), ("x" * 63, 69), ("ü" * 29, 64), ("\U0001f600" * 15 + "xyz", 69)],
+    ids=["58 letters", "63 letters", "58 bytes", "63 bytes"],
+)
+def test_refuses_a_clone_whose_name_postgresql_would_cut(user: str, size: int) -> None:
+    read = parse(username=user)
+    with pytest.raises(errors.InvalidSecretError, match=f"`username` with _clone has {size} bytes") as caught:
+        _ = read.other_user
+    assert "usernames" in caught.value.hint
+    assert user not in leaks.everything_in(caught.value)
+    assert parse(username=user, usernames=[user, "other"]).other_user == "other"
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["app_a", "app_b"], ["app_a", "app_a_clone"], ["app_a_clone", "app_a"], ["app_a", "ü" * 31], ["app_a", " app_a"]],
+    ids=ascii,
+)
+def test_two_named_users_take_turns_whatever_their_names(names: list[str]) -> None:
+    first, second = (parse(username=name, usernames=names) for name in names)
+    assert (first.other_user, second.other_user) == (names[1], names[0])
+    assert (first.original, second.original) == (names[0], names[1])
+    assert first.pair == second.pair == tuple(names)
+
+
+def test_a_clone_of_a_clone_leads_down_to_the_first_user() -> None:
+    """That they belong together is for the database to show: the one has to be a member of the other."""
+    read = parse(username="app_clone_clone")
+    assert read.pair == ("app_clone", "app_clone_clone")
+    assert parse(username=read.other_user).other_user == "app"
+
+
+@hypothesis.given(NAMES | NAMES.map(lambda name: name[:10] + credential.CLONE))
+def test_two_turns_lead_back_to_the_same_user(name: str) -> None:
+    hypothesis.assume(not name.endswith("_clone_clone"))
+    read = parse(username=name)
+    try:
+        other = read.other_user
+    except errors.InvalidSecretError:
+        assert len(name.encode()) > 57
+    else:
+        assert parse(username=other).other_user == name
+        assert other != name
+        assert {name, other} == set(read.pair)
+
+
+@hypothesis.given(NAMES, NAMES)
+def test_two_turns_of_named_users_lead_back_to_the_same_user(name: str, other: str) -> None:
+    hypothesis.assume(name != other)
+    for names in ([name, other], [other, name]):
+        read = parse(username=name, usernames=names)
+        assert read.other_user == other
+        assert read.with_password("new", other).other_user == name
+
+
+BAD_USERNAMES = {
+    "one": ["xyzzy_user"],
+    "three": ["xyzzy_user", "xyzzy_other", "xyzzy_third"],
+    "none": [],
+    "twice the same": ["xyzzy_user", "xyzzy_user"],
+    "string": "xyzzy_user,xyzzy_other",
+    "two letters": "ab",
+    "object": {"xyzzy_user": 1, "xyzzy_other": 2},
+    "null": None,
+    "true": True,
+    "number": 2,
+    "a number": ["xyzzy_user", 5],
+    "a null": [None, "xyzzy_user"],
+    "a list": [["xyzzy_user"], "xyzzy_other"],
+    "an empty name": ["xyzzy_user", ""],
+    "a control character": ["xyzzy_user", "xyzzy\nother"],
+    "64 bytes": ["xyzzy_user", "ü" * 32],
+    "64 bytes first": ["x" * 64, "xyzzy_user"],
+    "neither": ["xyzzy_other", "xyzzy_third"],
+    "other letters": ["XYZZY_USER", "xyzzy_other"],
+}
+
+
+@pytest.mark.parametrize("names", BAD_USERNAMES.values(), ids=BAD_USERNAMES)
+def test_refuses_usernames_that_are_not_two_of_which_one_is_the_user(names: object) -> None:
+    assert "`usernames`" in refusal_of(secret(usernames=names)).what
+
+
+def test_refuses_half_of_a_surrogate_pair_among_usernames() -> None:
+    assert "surrogate" in refusal_of(secret(usernames=["xyzzy_user", "xyzzy\ud800"])).what
+
+
+def test_a_missing_user_is_missing_first() -> None:
+    document = {name: value for name, value in SECRET.items() if name != "username"}
+    assert "`username` is missing" in refusal_of(json.dumps({**document, "usernames": ["xyzzy_a", "xyzzy_b"]})).what
+
+
+def test_another_user_keeps_every_key_in_its_order() -> None:
+    text = '{"z": [1], "username": "app", "Ünïcode": null, "password": "old", "host": "h", "a": {"username": "app"}}'
+    new = credential.Credential.parse(text).with_password("new", "app_clone")
+    assert pairs(new.to_json()) == pairs(text.replace("old", "new").replace("app", "app_clone", 1))
+    assert credential.Credential.parse(new.to_json()) == new
+    assert (new.username, new.password) == ("app_clone", "new")
+
+
+@hypothesis.given(st.data(), st.dictionaries(st.text().filter(lambda key: key not in KNOWN), JSON_VALUES, max_size=6))
+def test_any_document_survives_a_turn_but_for_its_user_and_password(
+    data: st.DataObject, unknown: dict[str, Any]
+) -> None:
+    items = data.draw(st.permutations([*SECRET.items(), *unknown.items()]))
+    old = credential.Credential.parse(json.dumps(dict(items)))
+    new = old.with_password("new", old.other_user)
+    expected = json.dumps({**dict(items), "username": "xyzzy_user_clone", "password": "new"})
+    assert repr(pairs(new.to_json())) == repr(pairs(expected))
+    back = new.with_password("third", new.other_user)
+    assert back == replace(old, password="third")
+
+
+# Somewhere else.
+
+
+def test_the_same_login_elsewhere_keeps_its_user_database_and_document() -> None:
+    here = parse(port=1, sslmode="require", rotationHost="h", rotationPort=2, tlsServerName="h", masterarn="xyzzy:arn")
+    there = parse(host="there", port=3, username="master", password="other", dbname="other", sslmode="verify-ca")
+    moved = here.at(there)
+    assert moved.address == there.address == ("there", 3)
+    assert (moved.sslmode, moved.tls_server_name) == (there.sslmode, None)
+    assert (moved.username, moved.password, moved.dbname) == (here.username, here.password, here.dbname)
+    assert (moved.masterarn, moved.document) == (here.masterarn, here.document)
+    assert moved.at(here) == here
+
+
+def test_the_same_login_elsewhere_goes_to_the_rotations_own_address_there() -> None:
+    there = parse(host="pooler", rotationHost="there", rotationPort=4, tlsServerName="named")
+    moved = parse().at(there)
+    assert (moved.address, moved.tls_server_name) == (("there", 4), "named")
+
+
+# A secret that leaves out where its server is.
+
+PLACE = {"host": "db.example.com", "port": 5433}
+BARE = '{"username": "xyzzy", "password": "xyzzy"}'
+
+
+def test_a_default_stands_in_for_a_key_that_is_left_out() -> None:
+    read = credential.Credential.parse(BARE, PLACE)
+    assert (read.address, read.username, read.dbname) == (("db.example.com", 5433), "xyzzy", "postgres")
+
+
+def test_a_key_wins_over_its_default() -> None:
+    assert credential.Credential.parse(secret(), PLACE).address == (SECRET["host"], SECRET["port"])
+
+
+def test_a_default_excuses_no_bad_key_and_no_other() -> None:
+    for text, key in ((secret(host="/tmp"), "host"), ('{"username": "xyzzy"}', "password")):  # noqa: S108
+        with pytest.raises(errors.InvalidSecretError, match=f"`{key}`") as caught:
+            credential.Credential.parse(text, PLACE)
+        assert MARKER not in leaks.everything_in(caught.value)
 
 
 # Nothing secret is shown.

@@ -436,21 +436,12 @@ def test_with_the_fallback_no_rotation_is_noticed_and_without_it_every_one_is(
     secret = make_secret({**role.document, **(make_superuser(role) if alternating else {})})
     manager = secret.server
     with run_clients(2, secret.arn, manager, role.server) as clients:
-        everybody = [*clients.with_fallback, *clients.without]
-
-        def wait() -> None:
-            enough = [client.logins + 2 for client in everybody]
-            deadline = time.monotonic() + 30
-            while any(client.logins < least for client, least in zip(everybody, enough, strict=True)):
-                assert time.monotonic() < deadline
-                time.sleep(0.01)
-
-        wait()
+        clients.wait()
         for _ in range(rotations):
             token = rotation.begin(manager.client(), secret.arn, manager.function_arn)
             for step in rotation.STEPS:
                 rotation.invoke_steps(invoke, secret.arn, token, steps=[step])
-                wait()
+                clients.wait()
     for client in clients.with_fallback:
         assert client.refused == 0
         assert client.reads.count("AWSPENDING") == (0 if alternating else rotations)

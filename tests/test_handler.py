@@ -12,6 +12,7 @@ import pytest
 
 from local import rotation
 from rotation_lambda import __version__, errors, handler
+from rotation_lambda.rds import Rds
 from rotation_lambda.secrets_manager import SecretsManager
 from tests.fakes import FakeClock
 from tests.leaks import everything_in
@@ -215,6 +216,12 @@ def test_no_call_to_secrets_manager_starts_when_there_is_no_time_left_for_it(sec
     assert not secret.server.calls
 
 
+def test_no_call_to_rds_starts_when_there_is_no_time_left_for_it(invoke: Invoke) -> None:
+    client = handler._rds_client(FakeClock().deadline(5))
+    with pytest.raises(errors.RdsError, match="so slow"):
+        Rds(client).describe_db_instances("one")
+
+
 class TestLog:
     def test_names_the_secret_the_version_the_step_and_the_strategy(
         self, secret: Secret, invoke: Invoke, log: Log
@@ -241,6 +248,27 @@ class TestLog:
         assert line["code"] == "login-refused"
         assert line["hint"] == errors.LoginRefusedError.hint
         assert role.name in line["message"]
+
+    def test_is_critical_where_nobody_can_say_which_password_is_in_force(
+        self,
+        role: Role,
+        make_secret: Callable[[object], Secret],
+        make_superuser: Callable[[Role], dict[str, Any]],
+        invoke: Invoke,
+        log: Log,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """The superuser changes the password of a role that nobody can log in as: it has expired."""
+        monkeypatch.setenv("ROTATION_STRATEGY", "superuser")
+        secret = make_secret({**role.document, **make_superuser(role)})
+        role.alter("VALID UNTIL '2000-01-01'")
+        token = begin(secret)
+        invoke(event(secret, token, "createSecret"))
+        with pytest.raises(errors.UnprovenPasswordError):
+            invoke(event(secret, token, "setSecret"))
+        warning, line = [line for line in log() if line["level"] != "INFO"]
+        assert "by `masterarn` alone" in warning["message"]
+        assert (line["level"], line["code"], line["strategy"]) == ("CRITICAL", "unproven-password", "superuser")
 
     def test_forgets_the_last_event_before_the_next(
         self, secret: Secret, invoke: Callable[[object], None], log: Log

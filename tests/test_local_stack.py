@@ -20,6 +20,7 @@ import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
 from local import installation, postgres, rotation, secrets_manager
+from local.stack import MASTER, STRATEGIES, USERNAME, run_stack
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -583,3 +584,35 @@ def test_only_tests_with_a_copy_of_awscurrent_or_nothing(
 def test_rotation_refuses_a_function_that_is_not_there(secrets: SecretsManagerServer, arn: str) -> None:
     with pytest.raises(ClientError, match="Resource not found"):
         rotation.begin(secrets.client(), arn, secrets.function_arn + "-of-another-name")
+
+
+def test_a_single_users_stack_has_no_superuser() -> None:
+    with run_stack() as stack:
+        assert "masterarn" not in stack.credential()
+        assert stack.environment["ROTATION_STRATEGY"] == "single-user"
+        assert stack.postgres.query("SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper") == [(USERNAME,)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_the_stacks_superuser_is_one_as_on_rds_and_may_do_what_a_rotation_asks(strategy: str) -> None:
+    with run_stack(strategy=strategy, rotation_host="db.example.com") as stack:
+        client, secret = stack.secrets_manager.client(), stack.credential()
+        master = json.loads(client.get_secret_value(SecretId=secret["masterarn"])["SecretString"])
+        own = {"username", "password", "masterarn"}
+        assert {key: value for key, value in master.items() if key not in own} == {
+            key: value for key, value in secret.items() if key not in own
+        }
+        assert stack.environment["ROTATION_STRATEGY"] == strategy
+        rights = "rolcreaterole, rolsuper, rolcreatedb, rolreplication, rolbypassrls"
+        [found] = stack.postgres.query(f"SELECT {rights} FROM pg_roles WHERE rolname = '{MASTER}'")
+        assert found == (True, False, False, False, False)
+        with closing(stack.postgres.connect(MASTER, master["password"])) as session, session.cursor() as cursor:
+            cursor.execute("CREATE ROLE app_clone LOGIN PASSWORD 'one'")
+            cursor.execute("GRANT app TO app_clone WITH INHERIT TRUE, SET TRUE")
+            cursor.execute("ALTER ROLE app_clone SET role = app")
+            cursor.execute("ALTER ROLE app PASSWORD 'two'")
+            session.commit()
+        for username, password in (("app_clone", "one"), ("app", "two")):
+            with closing(stack.postgres.connect(username, password)) as session, session.cursor() as cursor:
+                cursor.execute("SELECT session_user, current_user")
+                assert cursor.fetchone() == (username, "app")

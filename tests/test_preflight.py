@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from local import rotation
-from rotation_lambda import database_checks, errors, preflight, secret_checks, session_checks, tls
+from rotation_lambda import database_checks, errors, preflight, secret_checks, session_checks, superuser_checks, tls
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.findings import Finding, Report, Status
@@ -27,11 +27,13 @@ from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, S
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.survey import Survey
 from rotation_lambda.tls import Certificate, Roots
+from tests.fakes import FakeSuperusers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
     from local.postgres import PostgresServer
+    from rotation_lambda.superuser import Superusers
     from tests.conftest import Role, Secret
 
 CURRENT, PENDING, PREVIOUS = StagingLabel.CURRENT, StagingLabel.PENDING, StagingLabel.PREVIOUS
@@ -276,6 +278,7 @@ class Inside:
 
     credential: Credential = LOGIN
     authentication: str = "scram-sha-256"
+    encryption: str = "TLSv1.3"
     in_recovery: bool = False
     seen: Survey = SURVEY
     is_open: bool = True
@@ -444,7 +447,7 @@ SHUT = errors.LoginNotAllowedError("shut.")
 CERTIFICATE = Certificate(("localhost",), "an authority", NOW + timedelta(365.5), None, "TLSv1.3")
 
 
-class TestDatabase:
+class Looking:
     @pytest.fixture
     def port(self) -> Any:  # noqa: ANN401 - an iterator of a number
         with socket.create_server(("127.0.0.1", 0)) as server:
@@ -459,7 +462,8 @@ class TestDatabase:
     ) -> tuple[dict[str, Finding], Answering]:
         current = replace(LOGIN, port=port, **changes.pop("login", {}))
         labels = {label: f"version {label}" for label in values or {}}
-        versions = Versions({CURRENT: "version 1", **labels}, {CURRENT: current, **(values or {})})
+        strategy = changes.pop("strategy", Strategy.SINGLE_USER)
+        versions = Versions({CURRENT: "version 1", **labels}, {CURRENT: current, **(values or {})}, strategy)
         defaults = {"sslmode": SslMode.VERIFY_FULL, "sslrootcert": SHIPPED_BUNDLE, "certificate": CERTIFICATE}
         database = Answering(deadline=Deadline.after(60_000), answers=answers, **{**defaults, **changes})
         return by_check(database_checks.check_database(database, versions, current)), database
@@ -467,6 +471,8 @@ class TestDatabase:
     def pending(self, port: int, **changes: Any) -> dict[StagingLabel, Credential | errors.RotationError]:  # noqa: ANN401
         return {PENDING: replace(LOGIN, port=port, **{"password": "pending", **changes})}
 
+
+class TestDatabase(Looking):
     def test_tries_one_password_where_that_is_enough(self, port: int) -> None:
         inside = Inside()
         values = {PREVIOUS: LOGIN.with_password("previous")}
@@ -601,3 +607,62 @@ def test_the_worst_finding_decides() -> None:
 
 def test_every_check_has_a_name_of_its_own() -> None:
     assert len(set(preflight.CHECKS)) == len(preflight.CHECKS)
+
+
+class TestAlternatingUsers(Looking):
+    """The two labels are two users' passwords: one says nothing about the other."""
+
+    @pytest.mark.parametrize("answer", [Inside(), REFUSED], ids=["let in", "refused"])
+    def test_take_the_other_users_password_as_it_is(self, port: int, answer: Inside | errors.DatabaseError) -> None:
+        values = self.pending(port, username=f"{LOGIN.username}_clone")
+        answers = {"current": Inside(), "pending": answer}
+        findings, _ = self.look(port, answers, values, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["login AWSPENDING"].status == "ok"
+
+    def test_know_a_version_that_another_strategy_has_made(self, port: int) -> None:
+        findings, database = self.look(
+            port, {"current": Inside()}, self.pending(port), strategy=Strategy.ALTERNATING_USERS
+        )
+        assert findings["login AWSPENDING"].code == "credential-mismatch"
+        assert database.tried == ["current"]
+
+    @pytest.mark.parametrize("answer", [Inside(), REFUSED], ids=["let in", "refused"])
+    def test_are_not_mended_where_the_current_password_is_refused(
+        self, port: int, answer: Inside | errors.DatabaseError
+    ) -> None:
+        values = self.pending(port, username=f"{LOGIN.username}_clone")
+        answers = {"current": REFUSED, "pending": answer}
+        findings, _ = self.look(port, answers, values, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["login AWSCURRENT"].code == "login-refused"
+        assert isinstance(answer, errors.DatabaseError) or not answer.is_open
+
+    def test_may_have_a_standby_for_a_host(self, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside(in_recovery=True)}, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["primary"].status == "ok"
+        assert "a standby" in findings["primary"].seen
+
+
+class TestSuperuser:
+    def look(self, superuser: Inside) -> dict[str, Finding]:
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser})
+        superusers = FakeSuperusers(LOGIN.with_password("super", "master"))
+        check = superuser_checks.check_superuser(
+            database, cast("Superusers", superusers), LOGIN, f"{LOGIN.username}_clone", proved=True
+        )
+        return by_check(check)
+
+    def test_does_not_change_anything_on_a_standby(self) -> None:
+        inside = Inside(in_recovery=True)
+        assert self.look(inside)["superuser login"].code == "database-read-only"
+        assert not inside.is_open
+
+    def test_is_asked_no_further_where_passwords_are_looked_into(self) -> None:
+        assert self.look(Inside(seen=replace(SURVEY, passwords_checked=True)))["password change"].status == "warning"
+
+
+def test_a_rehearsal_that_breaks_off_says_why(postgres: PostgresServer, make_role: Callable[..., Role]) -> None:
+    role = make_role(postgres)
+    with door(postgres).log_in(login(role)) as session:
+        postgres.query("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
+        with pytest.raises(errors.PasswordChangeError, match="the session broke"):
+            session.rehearse(login(role), login(role, username=f"{role.name}_clone"), proved=True)

@@ -8,23 +8,28 @@ from __future__ import annotations
 import ast
 import json
 import re
+import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import boto3
 import pytest
+from psycopg2 import sql
 
 from local import rotation
 from rotation_lambda import preflight
-from rotation_lambda.errors import RotationError
+from rotation_lambda.errors import AccessDeniedError, RotationError
 from tests.cloudformation import PARTITIONS, ROOT, SECRET, TWO_ANSWERS, Stack, deploy
 from tests.test_template import FURTHER, KEY, NEW, SUPERUSER, SUPERUSER_KEY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+
+    from mypy_boto3_rds import RDSClient
 
     from local.postgres import PostgresServer
     from local.secrets_manager import SecretsManagerServer
@@ -63,6 +68,12 @@ def called(adapter: str, service: str) -> set[str]:
 
 
 CALLED = called("secrets_manager", "secretsmanager")
+WITH_SUPERUSER = {**TWO_ANSWERS, "SuperuserSecretArn": SUPERUSER}
+MANAGED = {
+    **WITH_SUPERUSER,
+    "RotationStrategy": "alternating-users",
+    "SslMode": "require",
+}  # no authority signs for RDS
 ADAPTERS = [("secrets_manager", "secretsmanager", "secrets"), ("rds", "rds", "superuser")]
 
 
@@ -141,19 +152,61 @@ def granted(
 
 
 @pytest.fixture
+def manage(
+    postgres: PostgresServer,
+    make_role: Callable[..., Role],
+    make_secret: Callable[[object], Secret],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[Role, str], dict[str, Any]]:
+    """Let RDS have the server as an instance or a cluster, and keep its superuser's secret.
+
+    Returns what the role's secret has to say of it: where RDS has it, which leads to the server of these tests.
+    """
+    rds: RDSClient = make_secret({}).server.client("rds")
+    name, login = f"managed-{uuid4().hex[:8]}", {"MasterUsername": "postgres", "MasterUserPassword": "not-a-secret"}
+    place: dict[str, Any] = {"Port": postgres.port, **login}
+    resolve = socket.getaddrinfo
+
+    def lead_home(host: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - as it comes, so it goes
+        return resolve(postgres.host if host.startswith(f"{name}.") else host, *rest, **more)
+
+    def make(role: Role, kind: str) -> dict[str, Any]:
+        superuser = make_role(role.server, f"master_{uuid4().hex[:8]}", options="CREATEROLE")
+        names = map(sql.Identifier, (role.name, superuser.name))
+        role.server.query(sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(*names))
+        if kind == "Instance":
+            made = {"DBInstanceClass": "db.t4g.micro", "Engine": "postgres", "AllocatedStorage": 20, **place}
+            instance = rds.create_db_instance(DBInstanceIdentifier=name, **made)["DBInstance"]
+            arn, host = instance["DBInstanceArn"], instance["Endpoint"]["Address"]
+        else:
+            cluster = rds.create_db_cluster(DBClusterIdentifier=name, Engine="aurora-postgresql", **place)["DBCluster"]
+            arn, host = cluster["DBClusterArn"], cluster["Endpoint"]
+        secret = make_secret({"username": superuser.name, "password": superuser.password})
+        tag = {"Key": f"aws:rds:primaryDB{kind}Arn", "Value": arn}
+        secret.server.client().tag_resource(SecretId=secret.arn, Tags=[tag])
+        monkeypatch.setattr(socket, "getaddrinfo", lead_home)
+        return {"masterarn": secret.arn, "host": host}
+
+    return make
+
+
+@pytest.fixture
 def rotate(
     secrets_manager: SecretsManagerServer,
     postgres: PostgresServer,
     make_role: Callable[..., Role],
     make_secret: Callable[[object], Secret],
+    make_superuser: Callable[[Role], dict[str, Any]],
+    manage: Callable[[Role, str], dict[str, Any]],
     invoke: Callable[[object], None],
     granted: Callable[..., AbstractContextManager[None]],
 ) -> Callable[..., None]:
     """Rotate a fresh secret, as the function does that runs under the template's role."""
 
-    def run(stack: Stack, without: str = "", *, lost: bool = False) -> None:
+    def run(stack: Stack, without: str = "", *, lost: bool = False, superuser: str = "") -> None:
         role = make_role(postgres)
-        secret = make_secret(role.document)
+        keys = {"": dict, "own": lambda: make_superuser(role)}.get(superuser, lambda: manage(role, superuser))()
+        secret = make_secret({**role.document, **keys})
         client = secrets_manager.client()
         if lost:  # the password was changed, then the rotation was cancelled: only a version without a label has it
             token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
@@ -163,7 +216,9 @@ def rotate(
         with granted(stack, without):
             rotation.invoke_steps(invoke, secret.arn, token)
         assert secret.labels["AWSCURRENT"] == token
-        assert role.lets_in(secret.document()["password"])
+        document = secret.document()
+        postgres.connect(document["username"], document["password"]).close()
+        assert role.lets_in(document["password"]) is (document["username"] == role.name)
 
     return run
 
@@ -173,15 +228,17 @@ def look(
     postgres: PostgresServer,
     make_role: Callable[..., Role],
     make_secret: Callable[[object], Secret],
+    make_superuser: Callable[..., dict[str, Any]],
     invoke: Callable[[object], Any],
     granted: Callable[..., AbstractContextManager[None]],
 ) -> Callable[..., Look]:
     """Ask the function that runs under the template's role for a preflight of a fresh secret."""
 
-    def run(without: str = "") -> Look:
-        secret = make_secret(make_role(postgres).document)
+    def run(without: str = "", stack: Stack | None = None) -> Look:
+        role = make_role(postgres)
+        secret = make_secret({**role.document, **(make_superuser(role) if stack else {})})
         secret.server.calls.clear()
-        with granted(deploy(), without):
+        with granted(stack or deploy(), without):
             report = invoke({"Step": "preflight", "SecretId": secret.arn})
         findings = {finding["check"]: finding for finding in json.loads(json.dumps(report))["findings"]}
         return Look(secret.arn, findings, {f"secretsmanager:{call}" for call in secret.server.calls})
@@ -193,6 +250,25 @@ class TestEnough:
     @pytest.mark.parametrize("strategy", ["auto", "single-user"])
     def test_for_a_rotation(self, strategy: str, rotate: Callable[..., None]) -> None:
         rotate(deploy({**TWO_ANSWERS, "RotationStrategy": strategy}))
+
+    @pytest.mark.parametrize("strategy", ["auto", "alternating-users", "superuser"])
+    def test_for_a_rotation_by_a_superuser(self, strategy: str, rotate: Callable[..., None]) -> None:
+        rotate(deploy({**WITH_SUPERUSER, "RotationStrategy": strategy}), superuser="own")
+
+    @pytest.mark.parametrize("kind", ["Instance", "Cluster"])
+    def test_for_a_rotation_by_a_superuser_whose_secret_rds_manages(
+        self, kind: str, rotate: Callable[..., None]
+    ) -> None:
+        rotate(deploy(MANAGED), superuser=kind)
+
+    @pytest.mark.parametrize("kind", ["Instance", "Cluster"])
+    def test_and_not_without_either_question_to_rds(
+        self, kind: str, rotate: Callable[..., None], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        action = f"rds:DescribeDB{kind}s"
+        with pytest.raises(AccessDeniedError, match=f"The superuser's secret, .*: {action} on arn:.* was denied"):
+            rotate(deploy(MANAGED), action, superuser=kind)
+        assert f"{action} on arn:" in caplog.text
 
     def test_for_a_rotation_that_has_to_find_a_lost_password(self, rotate: Callable[..., None]) -> None:
         rotate(deploy(), lost=True)
@@ -210,13 +286,19 @@ class TestEnoughForAPreflight:
     """UNTRIED are the actions that change something: a preflight tells how to ask IAM for them."""
 
     UNTRIED = frozenset({"PutSecretValue", "UpdateSecretVersionStage"})
+    NOT_DUE = frozenset({"login AWSPENDING", "login AWSPREVIOUS", "superuser secret", "superuser login"})
 
     def test_which_finds_nothing_denied(self, look: Callable[..., Look]) -> None:
         seen = look()
         assert seen.called == CALLED - {f"secretsmanager:{name}" for name in self.UNTRIED}
         assert seen.checks("failed") | seen.checks("warning") == set()
         assert {call.removeprefix("secretsmanager:") for call in seen.called} <= seen.checks("ok")
-        assert seen.checks("not reached") == self.UNTRIED | {"login AWSPENDING", "login AWSPREVIOUS"}
+        assert seen.checks("not reached") == self.UNTRIED | self.NOT_DUE
+
+    def test_of_a_superuser_too(self, look: Callable[..., Look]) -> None:
+        seen = look(stack=deploy(WITH_SUPERUSER))
+        assert seen.checks("failed") | seen.checks("warning") == set()
+        assert {"superuser secret", "superuser login", "password change"} <= seen.checks("ok")
 
     @pytest.mark.parametrize(
         ("action", "hidden"),
@@ -242,7 +324,7 @@ class TestEnoughForAPreflight:
             assert seen.findings[other]["status"] == "ok", other
         assert hidden <= seen.checks("not reached")
         if not hidden:
-            assert seen.checks("not reached") == self.UNTRIED | {"login AWSPENDING", "login AWSPREVIOUS"}
+            assert seen.checks("not reached") == self.UNTRIED | self.NOT_DUE
 
     @pytest.mark.parametrize("action", sorted(UNTRIED))
     def test_which_does_not_pretend_to_know_of_what_it_does_not_try(
@@ -257,7 +339,7 @@ class TestEnoughForAPreflight:
 class TestNoMore:
     @pytest.mark.parametrize(
         ("adapter", "service", "policy"),
-        [adapter for adapter in ADAPTERS if (ROOT / "rotation_lambda" / f"{adapter[0]}.py").exists()],
+        ADAPTERS,
     )
     def test_actions_than_the_code_calls(self, adapter: str, service: str, policy: str) -> None:
         assert actions(deploy(EVERYTHING).statements(policy), service) == called(adapter, service)
@@ -369,3 +451,4 @@ class TestReadingPolicy:
 def test_every_call_is_found_in_the_adapter() -> None:
     assert {f"secretsmanager:{name}" for name in ("DescribeSecret", "GetSecretValue", "PutSecretValue")} <= CALLED
     assert not [action for action in CALLED if not re.fullmatch(r"secretsmanager:[A-Z][A-Za-z]+", action)]
+    assert called("rds", "rds") == {"rds:DescribeDBClusters", "rds:DescribeDBInstances"}

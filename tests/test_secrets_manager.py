@@ -65,6 +65,17 @@ class TestContract:
         assert versions.rotation_enabled is True
         assert not versions.deleted
 
+    def test_tells_the_tags_by_their_names_in_small_letters(self, subject: Subject) -> None:
+        tag = "aws:rds:primaryDBInstanceArn"
+        if isinstance(subject.secrets, FakeSecretsManager):
+            subject.secrets.tags[tag] = "Value"
+        else:
+            tags = [{"Key": tag, "Value": "Value"}]
+            subject.secrets.client.tag_resource(SecretId=subject.secrets.secret_id, Tags=tags)  # type: ignore[arg-type]
+        description = subject.secrets.describe()
+        assert description.tags == {tag.lower(): "Value"}
+        assert description.versions == subject.secrets.describe_secret()
+
     def test_reads_a_version_and_misses_the_value_of_an_empty_one(self, subject: Subject) -> None:
         assert subject.secrets.get_secret_value(subject.current) == "first"
         with pytest.raises(errors.MissingVersionError, match=subject.pending):
@@ -132,9 +143,11 @@ def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.Secre
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
-        server.shutdown()
-        thread.join()
+        try:
+            yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def client(endpoint: str) -> SecretsManagerClient:

@@ -1,4 +1,4 @@
-"""On the worst night: the lock, the put-back, passwords that only a retained version knows. On fakes, to the second."""
+"""Whose password changes; and on the worst night the lock, the put-back, retained versions. On fakes, to the second."""
 
 from __future__ import annotations
 
@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors
+from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.event import Step
+from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import MOST_ORPHANS
-from tests.test_steps import CURRENT, OLD, PENDING, World, created, document, set_
+from tests.fakes import FakeIdentity
+from tests.test_steps import ARN, CURRENT, OLD, PENDING, World, created, current, document, empty, set_
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+MASTER = Credential("db.example", 5432, "postgres", "master", "super")
+WRITER = "writer.example"
 
 
 def refused_after_the_change(world: World, reason: errors.DatabaseError | None = None) -> None:
@@ -306,3 +312,683 @@ class TestStaleRead:
         else:
             world.take(step)
         assert world.database.logins[-1].password == "pending"
+
+
+def with_superuser(world: World, strategy: Strategy = Strategy.AUTO, user: str = "app_clone", **keys: object) -> World:
+    """Let the secret name a superuser; AWSPENDING, where it has a value, is for that user."""
+    keys = {"masterarn": ARN, **keys}
+    for version, (username, password) in {CURRENT: ("app", "current"), PENDING: (user, "pending")}.items():
+        if version in world.secrets.values:
+            world.secrets.values[version] = document(password, username=username, **keys)
+    world.strategy = strategy
+    world.superusers.superuser = MASTER
+    world.database.others["master"] = "super"
+    return world
+
+
+def alternating(**keys: object) -> World:
+    """Have created AWSPENDING for the clone, which the database does not have yet."""
+    return with_superuser(created(), **keys)  # type: ignore[arg-type]
+
+
+def prepared(**keys: object) -> World:
+    """Have set the clone's password."""
+    world = alternating(**keys)
+    world.database.others["app_clone"] = "pending"
+    return world
+
+
+def by_superuser(make: Callable[[], World] = created, **keys: object) -> World:
+    """Have created AWSPENDING for the same user, whose password the superuser is to change."""
+    return with_superuser(make(), Strategy.SUPERUSER, "app", **keys)
+
+
+def on_a_replica(world: World) -> World:
+    """Have the secret's host a replica of the superuser's."""
+    world.superusers.superuser = Credential(WRITER, 5432, "postgres", "master", "super", SslMode.VERIFY_CA)
+    return world
+
+
+def logins(world: World) -> list[tuple[str, str]]:
+    return [(login.username, login.password) for login in world.database.logins]
+
+
+def hosts(world: World) -> list[tuple[str, str]]:
+    return [(login.username, login.host) for login in world.database.logins]
+
+
+class TestChoice:
+    @pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.ALTERNATING_USERS])
+    def test_is_alternating_users_where_the_secret_has_a_superuser(self, strategy: Strategy) -> None:
+        world = with_superuser(empty(), strategy)
+        world.take(Step.CREATE_SECRET)
+        assert '"username":"app_clone"' in world.secrets.values[PENDING]
+
+    @pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strategy.SUPERUSER])
+    def test_is_what_the_function_says_where_it_says_it(self, strategy: Strategy) -> None:
+        world = with_superuser(empty(), strategy)
+        world.take(Step.CREATE_SECRET)
+        assert '"username":"app",' in world.secrets.values[PENDING]
+
+    @pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.SINGLE_USER])
+    def test_is_single_user_where_the_secret_has_none(self, strategy: Strategy) -> None:
+        world = created()
+        world.strategy = strategy
+        for step in (Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
+            world.take(step)
+        assert not world.superusers.asked
+        assert {user for user, _ in logins(world)} == {"app"}
+
+    @pytest.mark.parametrize("strategy", [Strategy.ALTERNATING_USERS, Strategy.SUPERUSER])
+    @pytest.mark.parametrize(
+        ("make", "step"),
+        [
+            (empty, Step.CREATE_SECRET),
+            (created, Step.SET_SECRET),
+            (set_, Step.TEST_SECRET),
+            (empty, Step.TEST_SECRET),
+            (set_, Step.FINISH_SECRET),
+        ],
+    )
+    def test_stops_where_it_needs_a_superuser_and_the_secret_has_none(
+        self, strategy: Strategy, make: Callable[[], World], step: Step
+    ) -> None:
+        world = make()
+        world.strategy = strategy
+        before = world.state
+        with pytest.raises(errors.InvalidSecretError, match=f"`masterarn` is missing.*{strategy}") as caught:
+            world.take(step)
+        assert "ROTATION_STRATEGY=single-user" in caught.value.hint
+        assert world.state == before
+        assert not world.database.logins
+
+    @pytest.mark.parametrize(
+        ("made_for", "user", "strategy"),
+        [
+            ("app_clone", "app", Strategy.SINGLE_USER),
+            ("app_clone", "app", Strategy.SUPERUSER),
+            ("app", "app_clone", Strategy.ALTERNATING_USERS),
+            ("app", "app_clone", Strategy.AUTO),
+        ],
+    )
+    def test_says_that_pending_was_made_under_another(self, made_for: str, user: str, strategy: Strategy) -> None:
+        world = with_superuser(created(), strategy, made_for)
+        before = world.state
+        with pytest.raises(errors.CredentialMismatchError, match=f"'{made_for}'.*another strategy.*'{user}'"):
+            world.take(Step.SET_SECRET)
+        assert world.state == before
+        assert not world.database.logins
+
+    def test_says_that_the_superuser_has_gone_from_the_secret_meanwhile(self) -> None:
+        world = alternating()
+        world.secrets.values[CURRENT] = document("current")
+        with pytest.raises(errors.CredentialMismatchError, match="another strategy"):
+            world.take(Step.SET_SECRET)
+        assert not world.database.logins
+
+    @pytest.mark.parametrize("strategy", list(Strategy))
+    def test_takes_a_third_user_for_another_login(self, strategy: Strategy) -> None:
+        world = with_superuser(created(), strategy, "somebody")
+        with pytest.raises(errors.CredentialMismatchError, match="another login than AWSCURRENT: username differ"):
+            world.take(Step.SET_SECRET)
+        assert not world.database.logins
+
+    @pytest.mark.parametrize("strategy", list(Strategy))
+    def test_takes_another_superuser_for_another_login(self, strategy: Strategy) -> None:
+        alternates = strategy in {Strategy.AUTO, Strategy.ALTERNATING_USERS}
+        world = with_superuser(created(), strategy, "app_clone" if alternates else "app")
+        world.secrets.values[CURRENT] = document("current", masterarn=f"{ARN}2")
+        with pytest.raises(errors.CredentialMismatchError, match="masterarn differ"):
+            world.take(Step.SET_SECRET)
+        assert not world.superusers.asked
+
+
+class TestAlternatingUsers:
+    def test_stores_a_password_for_the_other_user_and_keeps_every_key(self) -> None:
+        world = with_superuser(empty())
+        world.take(Step.CREATE_SECRET)
+        stored = Credential.parse(world.secrets.values[PENDING])
+        before = Credential.parse(world.secrets.values[CURRENT])
+        assert stored == before.with_password(stored.password, "app_clone")
+        assert list(stored.document) == list(before.document)
+        assert not world.database.logins
+
+    def test_stores_a_password_for_the_other_one_of_two_named_users(self) -> None:
+        world = with_superuser(empty(), usernames=["app", "app2"])
+        world.take(Step.CREATE_SECRET)
+        assert Credential.parse(world.secrets.values[PENDING]).username == "app2"
+
+    def test_stores_nothing_where_the_clones_name_would_be_cut(self) -> None:
+        world = empty()
+        world.secrets.values[CURRENT] = document("current", username="x" * 58, masterarn=ARN)
+        with pytest.raises(errors.InvalidSecretError, match="64 bytes"):
+            world.take(Step.CREATE_SECRET)
+        assert PENDING not in world.secrets.values
+
+    def test_sets_the_other_users_password_and_leaves_the_one_in_use_alone(self) -> None:
+        world = alternating()
+        world.take(Step.SET_SECRET)
+        assert logins(world) == [("app", "current"), ("master", "super"), ("app_clone", "pending")]
+        assert world.database.plans == [("app_clone", True)]
+        assert world.database.locks == ["app_clone"]
+        assert world.database.others["app_clone"] == "pending"
+        assert world.database.password == "current"
+        assert world.database.open_sessions == 0
+
+    def test_takes_turns(self) -> None:
+        """The second rotation goes from the clone to its original."""
+        world = alternating()
+        for step in (Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
+            world.take(step)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        document_of_clone = world.secrets.values[PENDING]
+        world.secrets.values = {
+            CURRENT: document_of_clone,
+            PENDING: document("newer", masterarn=ARN),
+        }
+        world.secrets.labels = {StagingLabel.CURRENT: CURRENT, StagingLabel.PENDING: PENDING}
+        for step in (Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
+            world.take(step)
+        assert world.database.plans == [("app_clone", True), ("app", True)]
+        assert (world.database.password, world.database.others["app_clone"]) == ("newer", "pending")
+
+    def test_sets_the_same_password_again_when_it_comes_again(self) -> None:
+        world = alternating()
+        world.take(Step.SET_SECRET)
+        before = world.state, dict(world.database.others)
+        world.take(Step.SET_SECRET)
+        assert (world.state, dict(world.database.others)) == before
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("strategy", [Strategy.AUTO, Strategy.ALTERNATING_USERS])
+    @pytest.mark.parametrize(
+        "error",
+        [
+            errors.LoginRefusedError("refused."),
+            errors.DatabaseTimeoutError("silence"),
+            errors.TlsError("certificate"),
+            errors.AuthenticationMethodError("clear text"),
+        ],
+    )
+    def test_reads_no_superusers_secret_before_the_current_user_has_proved_itself(
+        self, error: errors.DatabaseError, strategy: Strategy
+    ) -> None:
+        world = with_superuser(created(), strategy)
+        world.database.trouble["current"] = error
+        with pytest.raises(type(error)):
+            world.take(Step.SET_SECRET)
+        assert not world.superusers.asked
+        assert logins(world) == [("app", "current")]
+
+    def test_names_the_current_version_that_is_refused(self) -> None:
+        world = alternating()
+        world.database.password = "another"
+        with pytest.raises(errors.LoginRefusedError, match=f"AWSCURRENT, version {CURRENT}"):
+            world.take(Step.SET_SECRET)
+
+    def test_takes_a_shut_door_for_a_proof_of_the_current_user(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = alternating()
+        world.database.trouble["current"] = errors.LoginNotAllowedError("too many connections")
+        world.take(Step.SET_SECRET)
+        assert world.database.plans == [("app_clone", True)]
+        assert "too many connections" in caplog.text
+
+    @pytest.mark.parametrize("make", [alternating, by_superuser])
+    def test_sends_no_password_to_a_superusers_server_that_is_not_shown_to_be_the_secrets(
+        self, make: Callable[[], World]
+    ) -> None:
+        world = make()
+        world.superusers.trouble = errors.SuperuserMismatchError("two servers.")
+        with pytest.raises(errors.SuperuserMismatchError):
+            world.take(Step.SET_SECRET)
+        assert [login.username for login in world.database.logins] == ["app"]
+        assert [asked.password for asked in world.superusers.asked] == ["current"]
+
+    @pytest.mark.parametrize("make", [alternating, by_superuser])
+    def test_says_that_it_is_the_superuser_who_is_refused(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.others["master"] = "rotated meanwhile"
+        with pytest.raises(errors.LoginRefusedError, match="The superuser of `masterarn`: ") as caught:
+            world.take(Step.SET_SECRET)
+        assert caught.value.hint.startswith("Its own rotation may be at work")
+        assert not world.database.changes
+
+    @pytest.mark.parametrize("make", [alternating, by_superuser])
+    def test_offers_the_superusers_password_by_scram_alone(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.take(Step.SET_SECRET)
+        assert world.database.scram_only == {"super"}
+        assert "super" not in world.database.any_method
+
+    @pytest.mark.parametrize("make", [alternating, by_superuser])
+    def test_tells_an_administrator_what_to_know(
+        self, make: Callable[[], World], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        world = make()
+        world.database.notes = ["Role 'app_clone' owns objects: 100 %s.", "And more."]
+        world.take(Step.SET_SECRET)
+        warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+        assert warned == world.database.notes
+
+    def test_tells_what_the_clone_owns_where_it_logs_in(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = prepared()
+        world.database.identities["app_clone"] = FakeIdentity(clone_owns=["table t", "sequence s"])
+        with caplog.at_level("INFO"):
+            world.take(Step.TEST_SECRET)
+        assert "The clone of 'app' owns in this database: table t, sequence s." in caplog.text
+
+
+class TestAlternatingUsersProof:
+    """The user in use was not touched: what cannot be proved is an error, and nothing is put back."""
+
+    @pytest.mark.parametrize(
+        "reason",
+        [
+            errors.LoginRefusedError("the pooler's list does not have it."),
+            errors.LoginNotAllowedError("too many connections"),
+            errors.TlsError("certificate"),
+        ],
+    )
+    def test_puts_nothing_back(self, reason: errors.DatabaseError) -> None:
+        world = alternating()
+        refused_after_the_change(world, reason)
+        with pytest.raises(
+            errors.VerificationFailedError, match=f"'app_clone'.*{PENDING}.*{CURRENT}.*not touched"
+        ) as e:
+            world.take(Step.SET_SECRET)
+        assert reason.what in e.value.what
+        assert e.value.hint == errors.VerificationFailedError.hint
+        assert world.database.changes == ["pending"]
+        assert world.database.password == "current"
+        assert len(world.clock.pauses) == 1
+        assert world.database.open_sessions == 0
+
+    def test_asks_twice(self) -> None:
+        world = alternating()
+        refused_after_the_change(world)
+        world.database.at_login[4] = world.database.trouble.clear
+        world.take(Step.SET_SECRET)
+        assert len(world.clock.pauses) == 1
+
+    def test_waits_for_an_answer_until_the_reserve(self) -> None:
+        world = alternating()
+        refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))
+        with pytest.raises(errors.VerificationFailedError, match="silence"):
+            world.take(Step.SET_SECRET)
+        assert 40 < world.clock.now < 50
+        assert world.database.changes == ["pending"]
+
+    NOT_PREPARED = pytest.mark.parametrize(
+        ("identity", "what", "hint"),
+        [
+            (
+                FakeIdentity(runs_as="app_clone"),
+                "'app_clone' logs in and runs as 'app_clone', not as 'app'",
+                'GRANT "app" TO "app_clone";',
+            ),
+            (
+                FakeIdentity(runs_as="app_clone", starts_as='own"er'),
+                "not as 'own\"er' as its setting says: a membership was revoked",
+                'GRANT "own""er" TO "app_clone";',
+            ),
+            (
+                FakeIdentity(has_rights=False),
+                "'app_clone' logs in without the rights of 'app'",
+                'GRANT "app" TO "app_clone";',
+            ),
+        ],
+    )
+
+    @NOT_PREPARED
+    def test_says_what_to_grant_where_it_runs_as_the_wrong_user(
+        self, identity: FakeIdentity, what: str, hint: str
+    ) -> None:
+        world = alternating()
+        world.database.identities["app_clone"] = identity
+        with pytest.raises(errors.VerificationFailedError) as caught:
+            world.take(Step.SET_SECRET)
+        assert what in caught.value.what
+        assert caught.value.hint == hint
+        assert world.database.open_sessions == 0
+
+    @NOT_PREPARED
+    @pytest.mark.parametrize("step", [Step.TEST_SECRET, Step.FINISH_SECRET])
+    def test_is_asked_for_by_every_step(self, step: Step, identity: FakeIdentity, what: str, hint: str) -> None:
+        world = prepared()
+        world.database.identities["app_clone"] = identity
+        with pytest.raises(errors.RoleNotPreparedError) as caught:
+            world.take(step)
+        assert what in caught.value.what
+        assert caught.value.hint == hint
+        assert world.database.open_sessions == 0
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_asks_two_named_users_for_no_rights_but_their_own(self) -> None:
+        world = with_superuser(created(), user="app2", usernames=["app", "app2"])
+        world.database.others["app2"] = "before"
+        world.database.identities["app2"] = FakeIdentity("app2", "app2")
+        for step in (Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
+            world.take(step)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.database.others["app2"] == "pending"
+
+    @pytest.mark.parametrize("step", [Step.TEST_SECRET, Step.FINISH_SECRET])
+    def test_is_none_before_a_shut_door(self, step: Step) -> None:
+        world = prepared()
+        world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections")
+        with pytest.raises(errors.LoginNotAllowedError):
+            world.take(step)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    @pytest.mark.parametrize("step", [Step.TEST_SECRET, Step.FINISH_SECRET])
+    def test_is_none_while_the_password_is_refused(self, step: Step) -> None:
+        world = alternating()
+        with pytest.raises(errors.LoginRefusedError, match=f"AWSPENDING, version {PENDING}"):
+            world.take(step)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_is_asked_of_the_current_user_where_pending_is_empty(self) -> None:
+        world = with_superuser(empty())
+        world.take(Step.TEST_SECRET)
+        assert logins(world) == [("app", "current")]
+        world.database.identities["app"] = FakeIdentity(has_rights=False)
+        with pytest.raises(errors.RoleNotPreparedError):
+            world.take(Step.TEST_SECRET)
+
+    def test_moves_the_label_under_the_lock_of_the_other_user(self) -> None:
+        world = prepared()
+        world.database.locked = 3
+        world.take(Step.FINISH_SECRET)
+        assert logins(world) == [("app_clone", "pending")] * 2
+        assert set(world.database.locks) == {"app_clone"}
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_never_moves_the_label_without_an_answer_for_the_old_user_still_works(self) -> None:
+        world = prepared()
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        with pytest.raises(errors.DatabaseTimeoutError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert 40 < world.clock.now < 50
+
+    def test_moves_the_label_once_an_answer_comes(self) -> None:
+        world = prepared()
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        world.database.at_login[5] = world.database.trouble.clear
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+
+@pytest.mark.parametrize("make", [alternating, by_superuser])
+class TestChangeByASuperuser:
+    """The same for one user and for two."""
+
+    def test_starts_over_with_fresh_logins_after_waiting_for_the_lock(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.locked = 4
+        world.take(Step.SET_SECRET)
+        assert [user for user, _ in logins(world)][:3] == ["app", "master", "master"]
+        assert world.database.changes == ["pending"]
+        assert world.database.open_sessions == 0
+
+    def test_names_the_holder_of_the_lock_when_time_is_up(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.locked = 1_000_000
+        with pytest.raises(errors.RoleLockedError, match="process 4711"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == []
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("locked", [0, 4])
+    @pytest.mark.parametrize("label", [StagingLabel.CURRENT, StagingLabel.PENDING])
+    def test_changes_nothing_once_a_label_has_moved(
+        self, make: Callable[[], World], label: StagingLabel, locked: int
+    ) -> None:
+        world = make()
+        world.database.locked = locked
+        world.database.at_login[2] = lambda: world.secrets.labels.update({label: OLD})
+        with pytest.raises(errors.VersionNotPendingError, match="another rotation"):
+            world.take(Step.SET_SECRET)
+        assert len(world.database.plans) == (not locked)
+        assert world.database.changes == []
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("sqlstate", ["XX000", "40001", "40P01", "55P03"])
+    def test_starts_over_when_it_meets_a_twin_that_the_lock_did_not_keep_out(
+        self, make: Callable[[], World], sqlstate: str
+    ) -> None:
+        world = make()
+        world.database.change_trouble = [errors.PasswordChangeError("twin", sqlstate=sqlstate)] * 3
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert [user for user, _ in logins(world)][1:5] == ["master"] * 4
+        assert world.database.open_sessions == 0
+
+    def test_gives_up_when_twins_never_end(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.change_trouble = [errors.PasswordChangeError("twin", sqlstate="XX000")] * 1000
+        with pytest.raises(errors.PasswordChangeError, match="twin"):
+            world.take(Step.SET_SECRET)
+        assert 40 < world.clock.now < 50
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize(
+        "error",
+        [
+            errors.PasswordChangeError("forbidden", sqlstate="42501"),
+            errors.PasswordChangeError("the session broke", sqlstate=None),
+            errors.RoleNotPreparedError("Role 'app' does not exist.", hint="Create it again"),
+        ],
+    )
+    def test_stops_at_a_change_that_nobody_else_makes_possible(
+        self, make: Callable[[], World], error: errors.DatabaseError
+    ) -> None:
+        world = make()
+        world.database.change_trouble = [error]
+        with pytest.raises(type(error)) as caught:
+            world.take(Step.SET_SECRET)
+        assert caught.value is error
+        assert world.clock.pauses == []
+        assert world.database.open_sessions == 0
+
+    def test_waits_for_a_new_primary(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.in_recovery = True
+        world.database.at_login[4] = lambda: setattr(world.database, "in_recovery", False)
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+
+    def test_says_so_when_the_server_stays_a_standby(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.database.in_recovery = True
+        with pytest.raises(errors.DatabaseReadOnlyError):
+            world.take(Step.SET_SECRET)
+        assert world.clock.now > 30
+        assert world.database.open_sessions == 0
+
+    def test_is_proved_on_the_writer_first_and_then_where_the_secret_leads(self, make: Callable[[], World]) -> None:
+        world = on_a_replica(make())
+        user = Credential.parse(world.secrets.values[PENDING]).username
+        world.take(Step.SET_SECRET)
+        assert hosts(world) == [("app", "db.example"), ("master", WRITER), (user, WRITER), (user, "db.example")]
+        assert [login.sslmode for login in world.database.logins] == [None, SslMode.VERIFY_CA, SslMode.VERIFY_CA, None]
+        assert {login.dbname for login in world.database.logins} == {"postgres"}
+
+    def test_waits_for_a_replica_to_replay(self, make: Callable[[], World]) -> None:
+        world = on_a_replica(make())
+        world.database.lags["db.example"] = 10
+        world.take(Step.SET_SECRET)
+        assert len(world.clock.pauses) == 10
+        assert world.database.changes == ["pending"]
+        assert world.database.open_sessions == 0
+
+    def test_is_proved_once_where_the_superuser_is_on_the_same_server(self, make: Callable[[], World]) -> None:
+        world = make()
+        world.take(Step.SET_SECRET)
+        assert len(logins(world)) == 3
+
+
+class TestReplicaThatNeverReplays:
+    def test_is_an_error_while_the_old_user_works(self) -> None:
+        world = on_a_replica(alternating())
+        world.database.lags["db.example"] = 1_000_000
+        with pytest.raises(errors.VerificationFailedError, match=r"replica that lags.*not touched"):
+            world.take(Step.SET_SECRET)
+        assert 40 < world.clock.now < 50
+        assert world.database.open_sessions == 0
+
+    def test_is_told_from_a_writer_that_refuses(self) -> None:
+        world = on_a_replica(alternating())
+        refused_after_the_change(world)
+        with pytest.raises(errors.VerificationFailedError, match="pooler's list"):
+            world.take(Step.SET_SECRET)
+        assert hosts(world)[2:] == [("app_clone", WRITER)] * 2
+
+    def test_leaves_a_single_user_unproved_and_nothing_put_back(self) -> None:
+        """What the writer has accepted comes to the replica sooner or later."""
+        world = on_a_replica(by_superuser())
+        world.database.lags["db.example"] = 1_000_000
+        with pytest.raises(errors.UnprovenPasswordError, match=f"{PENDING}.*logs in at the writer: .*lags"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.database.password == "pending"
+
+
+class TestBySuperuser:
+    def test_changes_the_password_of_the_one_user(self) -> None:
+        world = by_superuser()
+        world.take(Step.SET_SECRET)
+        assert logins(world) == [("app", "current"), ("master", "super"), ("app", "pending")]
+        assert world.database.plans == [("app", True)]
+        assert world.database.password == "pending"
+        assert world.database.open_sessions == 0
+
+    def test_does_the_rest_as_a_single_user_does(self) -> None:
+        world = with_superuser(empty(), Strategy.SUPERUSER)
+        for step in (Step.CREATE_SECRET, Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
+            world.take(step)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert Credential.parse(world.secrets.values[PENDING]).username == "app"
+
+    def test_changes_a_password_that_nobody_knows_and_says_so(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = by_superuser()
+        world.database.password = "nobody knows"
+        world.take(Step.SET_SECRET)
+        assert [user for user, _ in logins(world)] == ["app", "app", "master", "app"]
+        assert world.database.plans == [("app", False)]
+        assert world.database.password == "pending"
+        assert "by `masterarn` alone" in caplog.text
+        assert "refuses AWSCURRENT and AWSPENDING" in caplog.text
+
+    @pytest.mark.parametrize("shut", [False, True])
+    def test_leaves_the_database_alone_when_it_already_accepts_pending(self, *, shut: bool) -> None:
+        world = by_superuser(set_)
+        if shut:
+            world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections")
+        world.take(Step.SET_SECRET)
+        assert logins(world) == [("app", "current"), ("app", "pending")]
+        assert not world.superusers.asked
+        assert world.database.open_sessions == 0
+
+    def test_leaves_it_alone_only_while_the_labels_are_where_they_were(self) -> None:
+        world = by_superuser(set_)
+        world.database.at_login[2] = lambda: world.secrets.labels.update({StagingLabel.PENDING: OLD})
+        with pytest.raises(errors.VersionNotPendingError):
+            world.take(Step.SET_SECRET)
+
+    @pytest.mark.parametrize("password", ["current", "pending"])
+    def test_stops_at_an_unknown_answer_before_the_superusers_secret_is_read(self, password: str) -> None:
+        world = by_superuser(set_)
+        world.database.trouble[password] = errors.DatabaseTimeoutError("silence")
+        with pytest.raises(errors.DatabaseTimeoutError):
+            world.take(Step.SET_SECRET)
+        assert not world.superusers.asked
+
+    def test_takes_a_shut_door_for_a_proof_of_the_current_password(self) -> None:
+        world = by_superuser()
+        world.database.trouble["current"] = errors.LoginNotAllowedError("no CONNECT")
+        world.take(Step.SET_SECRET)
+        assert world.database.plans == [("app", True)]
+
+    def test_takes_a_shut_door_for_a_proof_of_the_new_password(self) -> None:
+        world = by_superuser()
+        refused_after_the_change(world, errors.LoginNotAllowedError("too many connections"))
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+
+    def test_puts_the_current_password_back_where_it_had_logged_in(self) -> None:
+        world = by_superuser()
+        refused_after_the_change(world)
+        with pytest.raises(errors.VerificationFailedError, match=f"pooler's list.*AWSCURRENT.*{CURRENT}.*logs in"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending", "current"]
+        assert world.database.plans == [("app", True)] * 2
+        assert world.database.open_sessions == 0
+
+    def test_puts_back_on_the_writer_whose_word_counts(self) -> None:
+        world = on_a_replica(by_superuser())
+        refused_after_the_change(world)
+        world.database.lags["db.example"] = 1_000_000
+        with pytest.raises(errors.VerificationFailedError):
+            world.take(Step.SET_SECRET)
+        assert world.database.password == "current"
+        assert {host for _, host in hosts(world)[1:]} == {WRITER}
+
+    def test_puts_nothing_back_that_had_not_been_in_force(self) -> None:
+        world = by_superuser()
+        world.database.password = "nobody knows"
+        world.database.at_login[3] = lambda: refused_after_the_change(world)
+        with pytest.raises(errors.UnprovenPasswordError, match=f"{PENDING}.*AWSCURRENT.*{CURRENT}.*before either"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("label", [StagingLabel.CURRENT, StagingLabel.PENDING])
+    def test_puts_nothing_back_once_a_label_has_moved(self, label: StagingLabel) -> None:
+        world = by_superuser()
+        refused_after_the_change(world)
+        world.database.at_login[3] = lambda: world.secrets.labels.update({label: OLD})
+        with pytest.raises(errors.UnprovenPasswordError, match="labels have moved"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+
+    def test_puts_nothing_back_once_a_label_moves_before_that_is_committed(self) -> None:
+        world = by_superuser()
+        refused_after_the_change(world)
+        world.database.at_login[6] = lambda: world.secrets.labels.update({StagingLabel.PENDING: OLD})
+        with pytest.raises(errors.UnprovenPasswordError, match="labels have moved"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.database.plans == [("app", True)] * 2
+
+    def test_is_critical_when_the_put_back_fails(self) -> None:
+        world = by_superuser()
+        refused_after_the_change(world)
+        world.database.at_login[3] = lambda: world.database.change_trouble.append(
+            errors.PasswordChangeError("the session broke.", sqlstate=None)
+        )
+        with pytest.raises(errors.UnprovenPasswordError, match=f"{PENDING}.*{CURRENT}.*session broke"):
+            world.take(Step.SET_SECRET)
+
+    def test_moves_the_label_with_a_warning_when_no_answer_comes(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = by_superuser(set_)
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert "silence" in caplog.text
+
+    def test_never_tries_versions_without_a_label(self) -> None:
+        world = by_superuser(lambda: orphaned("orphan"))
+        world.take(Step.SET_SECRET)
+        assert "orphan" not in {password for _, password in logins(world)}
+
+
+@pytest.mark.parametrize("strategy", list(Strategy))
+@pytest.mark.parametrize("step", [Step.CREATE_SECRET, Step.SET_SECRET, Step.FINISH_SECRET])
+def test_no_strategy_does_anything_for_the_current_version(strategy: Strategy, step: Step) -> None:
+    world = current()
+    world.strategy = strategy
+    before = world.state
+    world.take(step)
+    assert world.state == before
+    assert not world.database.logins
