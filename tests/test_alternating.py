@@ -265,19 +265,7 @@ class TestWhatTheSuperuserMayNot:
 class TestNames:
     @pytest.mark.parametrize(
         "name",
-        [
-            '"; DROP ROLE x; --',
-            "%s",
-            "%(x)s",
-            "a b",
-            "Ünïcode",
-            "it's",
-            "\\",
-            "$user",
-            "ü" * 28 + "x",
-            "FATAL:  ",
-            "$$",
-        ],
+        ['"; DROP ROLE x; --', "%s %(x)s", "it's", "\\ $user", "ü" * 28 + "x", "FATAL:  "],
     )
     def test_are_names_whatever_they_hold(
         self, name: str, set_scene: Callable[..., Scene], postgres: PostgresServer
@@ -320,7 +308,7 @@ class TestNames:
 class TestUsernames:
     """Two users that somebody made are rotated, and neither made nor altered otherwise."""
 
-    @pytest.fixture(params=["x" * 63, "app_a", '"; %s'])
+    @pytest.fixture(params=["x" * 63, '"; %s'])
     def pair(self, request: pytest.FixtureRequest, scene: Scene, make_role: Callable[..., Role]) -> Scene:
         other = make_role(scene.server, request.param, options="CONNECTION LIMIT 3")
         scene.query("GRANT {} TO {} WITH ADMIN OPTION", other.name, scene.superuser.name)
@@ -331,7 +319,7 @@ class TestUsernames:
     def test_take_turns(self, pair: Scene) -> None:
         scene = pair
         names = [name for name in scene.secret.document()["usernames"] if name != scene.role.name]
-        for user in (*names, scene.role.name, *names):
+        for user in (*names, scene.role.name):
             logged, before = len(scene.server.log()), scene.secret.document()
             assert scene.rotate()["username"] == user
             [statement] = statements_in(scene.server.log()[logged:])
