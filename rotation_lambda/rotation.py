@@ -160,11 +160,17 @@ class Rotation:
                     return
 
     def _move(self) -> None:
+        """Move AWSCURRENT; where the old one works, not before the labels have been looked at under the lock.
+
+        A rotation that has replaced this one can have set another password between our login and our lock.
+        """
         try:
+            if self.old_one_works:
+                self._check_labels()
             self.secrets.update_secret_version_stage(
                 StagingLabel.CURRENT, move_to=self.token, remove_from=self.versions.current
             )
-        except SecretsManagerError:
+        except (SecretsManagerError, VersionNotPendingError):
             if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
                 raise
 

@@ -10,7 +10,7 @@ import re
 import secrets
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
@@ -20,7 +20,7 @@ import psycopg2.errors
 import pytest
 from botocore.awsrequest import AWSPreparedRequest, AWSResponse
 from botocore.compat import HTTPHeaders
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from moto.moto_server.werkzeug_app import create_backend_app
 from moto.secretsmanager.models import secretsmanager_backends
 from psycopg2 import sql
 from werkzeug.test import EnvironBuilder, run_wsgi_app
@@ -28,9 +28,9 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 from local import rotation
 from local.secrets_manager import _Account
 from rotation_lambda import steps
-from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.credential import CLONE, Credential, SslMode
 from rotation_lambda.deadline import RESERVE_S, Deadline
-from rotation_lambda.errors import RotationError
+from rotation_lambda.errors import LoginRefusedError, RotationError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres, Session
 from rotation_lambda.rotation import Rotation
@@ -62,6 +62,25 @@ SETTINGS = Settings.from_environment({})
 FASTEST = {"scram_iterations": "1", "ssl": "off"}
 ELSEWHERE = "template1"  # where the world tries passwords, whatever door the rotation's own database has
 
+CATALOGS = {
+    "pg_shdepend": "refclassid = 'pg_authid'::regclass AND refobjid IN (TABLE ours)",
+    "pg_db_role_setting": "setrole IN (TABLE ours)",
+    "pg_auth_members": "roleid IN (TABLE ours) OR member IN (TABLE ours)",
+    "pg_authid": "oid IN (TABLE ours)",
+}
+"""Where PostgreSQL keeps what there is to know of a role, and which rows are about the world's."""
+
+OURS = "WITH ours AS (SELECT oid FROM pg_authid WHERE rolname = ANY (%s))"
+ATTRIBUTES = """
+SELECT rolname, left(rolpassword, 5), coalesce(rolvaliduntil, 'infinity')::text,
+    to_jsonb(it) - '{oid,rolname,rolpassword,rolvaliduntil}'::text[],
+    ARRAY(SELECT setdatabase || entry FROM pg_db_role_setting, unnest(setconfig) AS entry
+        WHERE setrole = it.oid ORDER BY 1),
+    ARRAY(SELECT roleid::regrole || (to_jsonb(had) - '{oid,roleid,member}'::text[])::text
+        FROM pg_auth_members AS had WHERE member = it.oid ORDER BY 1)
+FROM pg_authid AS it WHERE rolname = ANY (%s) ORDER BY rolname
+"""
+
 
 class KilledError(BaseException):
     """The function's process is gone: no handler of the house may catch this, and the server sees its sockets close."""
@@ -88,6 +107,7 @@ class Effects:
         try:
             yield
         finally:
+            self.world.look()
             self._act("after", number)
 
     def _act(self, when: str, number: int) -> None:
@@ -96,7 +116,11 @@ class Effects:
             self.world.story.append(
                 f"  {when} its {number + 1}. effect, {self.world.at}: {getattr(act, '__name__', act)}"
             )
-            act()
+            try:
+                act()
+            except KilledError:
+                self.acts = NO_ACTS  # all that the dead still do is to lose their sockets
+                raise
 
 
 @dataclass(frozen=True)
@@ -180,11 +204,11 @@ class _Body(io.BytesIO):
 
 
 def make_client(keeper: SecretsManagerServer, arn: str, *, over_http: bool) -> Any:  # noqa: ANN401 - boto3 makes it
-    """Make a client of the emulator: over HTTP, or, in half the time, of the application behind the HTTP server."""
+    """Make a client of the emulator: over HTTP, or, in a third of the time, of the application behind its server."""
     client = keeper.client()
     if over_http:
         return client
-    app = _Account(DomainDispatcherApplication(create_backend_app), arn.split(":")[4], [])
+    app = _Account(create_backend_app("secretsmanager"), arn.split(":")[4], [])
 
     def ask(request: AWSPreparedRequest, **_: object) -> AWSResponse:
         headers = [
@@ -205,7 +229,8 @@ class World:
     """One role, its secret, and Secrets Manager's part; after every step it is proved that nobody is locked out.
 
     `abandoned` is true from a cancelled, superseded or overruled rotation until the next one is done: as long, the
-    password in force may be one of a version without a label.
+    password in force may be one of a version without a label. Under alternating users there is no such time: AWSCURRENT
+    logs in, after every single effect, unless it is one of the versions that are `wrong` by somebody's hand.
     """
 
     server: PostgresServer
@@ -213,9 +238,13 @@ class World:
     role: str
     arn: str
     client: Any = field(repr=False)
+    strategy: Strategy = Strategy.SINGLE_USER
     encryption: str = "scram-sha-256"
     abandoned: bool = False
+    wrong: set[str] = field(default_factory=set)
+    known: dict[tuple[object, ...], bool] = field(default_factory=dict, repr=False)
     door: Literal["open", "expired", "shut"] = "open"
+    barred: str = ""
     story: list[str] = field(default_factory=list)
     effects: list[str] = field(default_factory=list)
     last: int = 0
@@ -227,6 +256,28 @@ class World:
         self._log_in_as_administrator()
 
     # What there is.
+
+    @property
+    def alternates(self) -> bool:
+        return self.strategy is Strategy.ALTERNATING_USERS
+
+    @property
+    def users(self) -> list[str]:
+        return [self.role, self.role + CLONE] if self.alternates else [self.role]
+
+    @property
+    def superuser(self) -> str:
+        return self.role.replace("app", "master")
+
+    @property
+    def roles(self) -> list[str]:
+        return [*self.users, self.superuser]
+
+    @property
+    def next_user(self) -> str:
+        """Whose password a rotation changes: under alternating users, of who is not in use."""
+        current = self.credential("AWSCURRENT")
+        return current.other_user if self.alternates else current.username
 
     @property
     def _secret(self) -> Any:  # noqa: ANN401 - moto has no types
@@ -242,31 +293,62 @@ class World:
         versions = self._secret.versions.items()
         return {version: one["secret_string"] for version, one in versions if "secret_string" in one}
 
+    def credential(self, label: str) -> Credential:
+        return Credential.parse(self.values[self.labels[label]])
+
     def lets_in(self, version: str) -> bool:
-        """Log in with the version's password, in a database that no rule of the rotation's is about."""
-        if self.door == "expired":
-            self.alter("VALID UNTIL 'infinity'")
+        """Log in with the version's password, in a database that no rule of the rotation's is about.
+
+        The same password at the same state of the roles gets the same answer, and is tried once.
+        """
+        tried = self.values[version], *self._rows()
+        if MODE == "every" or tried not in self.known:
+            self.known[tried] = self._lets_in(json.loads(self.values[version]))
+        return self.known[tried]
+
+    def _lets_in(self, value: Mapping[str, str]) -> bool:
+        """Log in; whoever is let in runs as the role, and so has what is the role's."""
+        expired = self.door == "expired" and self.barred == value["username"]
+        if expired:
+            self.alter("VALID UNTIL 'infinity'", self.barred)
         try:
-            password = json.loads(self.values[version])["password"]
-            self.server.connect(self.role, password, dbname=ELSEWHERE).close()
+            connection = self.server.connect(value["username"], value["password"], dbname=ELSEWHERE)
         except psycopg2.OperationalError as error:
             if "password authentication failed" not in str(error):
                 raise
             return False
         finally:
-            if self.door == "expired":
-                self.alter("VALID UNTIL '-infinity'")
+            if expired:
+                self.alter("VALID UNTIL '-infinity'", self.barred)
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT current_user")
+            assert cursor.fetchall() == [(self.role,)], self.tell("a user is let in who does not run as the role")
         return True
 
-    def in_force(self) -> str:
-        """Return the version whose password the database accepts, and prove that nobody is locked out."""
-        labels = self.labels
+    def prove(self) -> dict[str, str | None]:
+        """Return the version whose password each user's is, and prove that nobody is locked out."""
+        self.look()
+        labels, values = self.labels, self.values
         likeliest = [labels.get(name) for name in ("AWSPENDING", "AWSCURRENT", "AWSPREVIOUS")]
-        for version in dict.fromkeys((*likeliest, *reversed(self.values))):
-            if version in self.values and self.lets_in(version):
-                assert self.abandoned or version in labels.values(), self.tell("only an unlabelled version logs in")
-                return str(version)
-        raise AssertionError(self.tell("nobody can log in"))
+        versions = [name for name in dict.fromkeys((*likeliest, *reversed(values))) if name in values]
+        names = {name: json.loads(values[name])["username"] for name in versions}
+        found = {
+            user: next((name for name in versions if names[name] == user and self.lets_in(name)), None)
+            for user in self.users
+        }
+        in_force = set(found.values()) - {None}
+        assert in_force, self.tell("nobody can log in")
+        assert self.abandoned or in_force & set(labels.values()), self.tell("only an unlabelled version logs in")
+        return found
+
+    def in_force(self) -> str | None:
+        """Return the version whose password the role's is, and prove that nobody is locked out."""
+        return self.prove()[self.role]
+
+    def look(self) -> None:
+        """See that AWSCURRENT is not refused where it never may be, not even while the function is at work."""
+        if self.alternates and self.labels["AWSCURRENT"] not in self.wrong:
+            assert self.current_logs_in(), self.tell("AWSCURRENT does not log in")
 
     def current_logs_in(self) -> bool:
         return self.lets_in(self.labels["AWSCURRENT"])
@@ -277,29 +359,42 @@ class World:
     # Another time.
 
     def snapshot(self) -> Snapshot:
-        [(verifier,)] = self.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", self.role)
-        return deepcopy(vars(self._secret)), verifier, self.abandoned, list(self.story)
+        return deepcopy(vars(self._secret)), self._rows(), self.abandoned, list(self.story)
 
     def restore(self, snapshot: Snapshot) -> None:
         self._await_logouts()
         self.readmit()
-        secret, verifier, self.abandoned, story = snapshot
+        secret, rows, self.abandoned, story = snapshot
         self.story = list(story)
         vars(self._secret).update(deepcopy(secret))
-        self.set_verifier(verifier)
+        statements = [f"{OURS} DELETE FROM {catalog} WHERE {rows}" for catalog, rows in CATALOGS.items()]
+        there = [f"INSERT INTO {catalog} SELECT (jsonb_populate_record(NULL::{catalog}, %s)).*" for catalog, _ in rows]
+        self.query("; ".join(statements + there), *[self.roles] * len(statements), *[row for _, row in rows])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Return all that the server's catalogs know of the world's roles, whether the function made them or not."""
+        rows = [
+            f"SELECT '{catalog}', to_jsonb(it)::text FROM {catalog} AS it WHERE {rows}"
+            for catalog, rows in CATALOGS.items()
+        ]
+        return self.query(f"{OURS} {' UNION ALL '.join(rows)}", self.roles)
 
     def fingerprint(self, *, labelled: bool = False) -> str:
         """Tell all that a later invocation can find, whatever versions and passwords are called; or what has labels."""
-        passwords = {name: json.loads(value)["password"] for name, value in self.values.items()}
-        alike = list(dict.fromkeys(passwords.values()))
-        in_force = self.in_force()
+        values = {name: json.loads(value) for name, value in self.values.items()}
+        alike = list(dict.fromkeys(value["password"] for value in values.values()))
+        in_force = self.prove().values()
         versions = [
-            (sorted(one["version_stages"]), name in passwords and alike.index(passwords[name]), name == in_force)
+            (
+                sorted(one["version_stages"]),
+                name in values and (values[name]["username"], alike.index(values[name]["password"])),
+                name in in_force,
+            )
             for name, one in self._secret.versions.items()
             if one["version_stages"] or not labelled
         ]
-        [(verifier,)] = self.query("SELECT left(rolpassword, 5) FROM pg_authid WHERE rolname = %s", self.role)
-        return repr((versions, self._secret.rotation_enabled, verifier, self.abandoned))
+        told = repr((versions, self._secret.rotation_enabled, self.query(ATTRIBUTES, self.users), self.abandoned))
+        return told.replace(self.role.removeprefix("app"), "")
 
     # What the function does.
 
@@ -320,11 +415,8 @@ class World:
         self.effects += watched.names
         self.last = len(watched.names)
         self.story.append(f"{step} of {token[:4]}: {failure!r:.500}" if failure else f"{step} of {token[:4]}")
-        self.in_force()
+        self.prove()
         return failure
-
-    def credential(self, label: str) -> Credential:
-        return Credential.parse(self.values[self.labels[label]])
 
     def _invoke(self, event: RotationEvent, effects: Effects) -> None:
         """Do as the handler does, with adapters that are watched."""
@@ -338,7 +430,7 @@ class World:
             lambda: pytest.fail("No call to RDS is due here."),
             SslMode.DISABLE,
         )
-        now = Rotation(event.client_request_token, versions, keeper, database, deadline, superusers, Strategy.AUTO)
+        now = Rotation(event.client_request_token, versions, keeper, database, deadline, superusers, self.strategy)
         match event.step:
             case Step.CREATE_SECRET:
                 steps.create_secret(now, SETTINGS.password_policy)
@@ -352,7 +444,8 @@ class World:
                 raise ValueError("A preflight is no step of a rotation.")
 
     def _sessions(self) -> set[int]:
-        return {pid for (pid,) in self.query("SELECT pid FROM pg_stat_activity WHERE usename = %s", self.role)}
+        found = self.query("SELECT pid FROM pg_stat_activity WHERE usename = ANY (%s)", self.roles)
+        return {pid for (pid,) in found}
 
     def _await_logouts(self, but: Collection[int] = ()) -> None:
         """Wait until the server has seen that sockets are closed, which takes it a moment."""
@@ -384,6 +477,15 @@ class World:
     def rotate(self) -> RotationError | KilledError | None:
         return self.go_on(self.begin())
 
+    def heal(self) -> RotationError | KilledError | None:
+        """Rotate; under alternating users what somebody stored wrongly by hand has to be put right by hand, too."""
+        if self.alternates and not self.current_logs_in():
+            before = self._rows()
+            assert isinstance(self.rotate(), LoginRefusedError), self.tell("a rotation is not stopped")
+            assert self._rows() == before, self.tell("a rotation was stopped after a change")
+            self.put_by_hand(works=True)
+        return self.rotate()
+
     def cancel(self) -> None:
         rotation.cancel(self.client, self.arn)
         self.abandoned = True
@@ -392,12 +494,15 @@ class World:
     def put_by_hand(self, *, works: bool, abandon: bool = True) -> None:
         """PutSecretValue of a new AWSCURRENT, of which the database knows or not; AWS abandons the rotation by it."""
         version, before = str(uuid4()), self.labels["AWSCURRENT"]
-        password = secrets.token_hex(8)
-        if works and not self.alter(sql.SQL("PASSWORD {}").format(sql.Literal(password))):
+        value = {**json.loads(self.values[before]), "password": secrets.token_hex(8)}
+        new = sql.SQL("PASSWORD {}").format(sql.Literal(value["password"]))
+        if works and not self.alter(new, value["username"]):
             return
-        value = json.dumps({**json.loads(self.values[before]), "password": password})
+        if not works:
+            self.wrong.add(version)
         which = {"SecretId": self.arn}
-        self.client.put_secret_value(**which, ClientRequestToken=version, SecretString=value, VersionStages=["BY-HAND"])
+        text = json.dumps(value)
+        self.client.put_secret_value(**which, ClientRequestToken=version, SecretString=text, VersionStages=["BY-HAND"])
         move = {"VersionStage": "AWSCURRENT", "MoveToVersionId": version, "RemoveFromVersionId": before}
         self.client.update_secret_version_stage(**which, **move)
         self.client.update_secret_version_stage(**which, VersionStage="BY-HAND", RemoveFromVersionId=version)
@@ -430,41 +535,41 @@ class World:
         self._log_in_as_administrator()
 
     def end_sessions(self) -> None:
-        """End every session of the role's."""
-        self.query("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = %s", self.role)
+        """End every session of the world's roles."""
+        ends = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = ANY (%s)"
+        self.query(ends, self.roles)
 
     def query(self, query: str | sql.Composed, *parameters: object) -> list[tuple[Any, ...]]:
         with self._admin.cursor() as cursor:
             cursor.execute(query, parameters or None)
             return cursor.fetchall() if cursor.description else []
 
-    def alter(self, clause: str | sql.Composed) -> bool:
+    def alter(self, clause: str | sql.Composed, user: str = "") -> bool:
         """ALTER ROLE …; False where the function is between its own and COMMIT, for which nobody waits here."""
         composed = sql.SQL(clause) if isinstance(clause, str) else clause
         try:
-            self.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(self.role), composed))
+            self.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(user or self.role), composed))
         except psycopg2.errors.LockNotAvailable:
             return False
         return True
 
-    def set_verifier(self, verifier: str) -> None:
-        self.alter(sql.SQL("PASSWORD {}").format(sql.Literal(verifier)))
-
     def expire(self) -> None:
-        """Have every password of the role refused."""
-        if self.alter("VALID UNTIL '-infinity'"):
+        """Have every password refused of the user whose password changes."""
+        self.barred = self.next_user
+        if self.alter("VALID UNTIL '-infinity'", self.barred):
             self.door = "expired"
 
     def shut(self) -> None:
-        """Have the role sent away from the rotation's database before it is asked for a password."""
-        self.server.use_hba(f"host postgres {self.role} all reject", self.server.default_hba)
+        """Have that user sent away from the rotation's database before it is asked for a password."""
+        self.barred = self.next_user
+        self.server.use_hba(f"host postgres {self.barred} all reject", self.server.default_hba)
         self.door = "shut"
 
     def readmit(self) -> None:
         """Undo either."""
         if self.door == "shut":
             self.server.use_hba(self.server.default_hba)
-        if self.door == "shut" or self.alter("VALID UNTIL 'infinity'"):
+        if self.door != "expired" or self.alter("VALID UNTIL 'infinity'", self.barred):
             self.door = "open"
 
     @contextmanager
@@ -476,9 +581,9 @@ class World:
         again()
 
     def drop(self) -> None:
-        """Remove the role, and log out."""
+        """Remove the roles, and log out."""
         self._await_logouts()
-        self.query(sql.SQL("DROP ROLE {}").format(sql.Identifier(self.role)))
+        self.query(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(", ").join(map(sql.Identifier, self.roles))))
         self._admin.close()
 
 
@@ -486,20 +591,28 @@ def make_world(
     server: PostgresServer,
     keeper: SecretsManagerServer,
     *,
+    strategy: Strategy = Strategy.SINGLE_USER,
     port: int | None = None,
     encryption: str = "scram-sha-256",
     options: str = "",
 ) -> World:
-    """Make a role and its secret; who calls drops it."""
-    role, password = f"app_{uuid4().hex[:8]}", secrets.token_hex(8)
-    login = {"host": "127.0.0.1", "port": port or server.port, "username": role, "password": password}
-    secret = {"engine": "postgres", "dbname": "postgres", "sslmode": "disable", **login}
+    """Make a role and its secret, and a superuser where the strategy needs one; who calls drops it."""
+    role = f"app_{uuid4().hex[:8]}"
+    where = {"host": "127.0.0.1", "port": port or server.port, "dbname": "postgres", "sslmode": "disable"}
+    secret = {"engine": "postgres", **where, "username": role, "password": secrets.token_hex(8)}
+    master = {**secret, "username": role.replace("app", "master"), "password": secrets.token_hex(8)}
+    if strategy is not Strategy.SINGLE_USER:
+        secret["masterarn"] = keeper.create_secret(f"test/crash/{master['username']}", master)
     arn = keeper.create_secret(f"test/crash/{role}", secret)
     client = make_client(keeper, arn, over_http=MODE == "every")
-    world = World(server, keeper, role, arn, client, encryption)
-    world.query(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(role), sql.Literal(password)))
-    if options:
-        world.alter(options)
+    world = World(server, keeper, role, arn, client, strategy, encryption)
+    for login, rights in (secret, options), (master, "CREATEROLE"):
+        create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+        world.query(create.format(sql.Identifier(str(login["username"])), sql.Literal(login["password"])))
+        if rights:
+            world.alter(rights, str(login["username"]))
+    if server.version >= 16:
+        world.query(f"GRANT {role} TO {world.superuser} WITH ADMIN OPTION")
     return world
 
 

@@ -28,7 +28,7 @@ from local.worker import KILLED, Worker, run_worker
 from rotation_lambda import errors
 from rotation_lambda.credential import SslMode
 from rotation_lambda.postgres import Postgres
-from rotation_lambda.settings import SHIPPED_BUNDLE
+from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
 from tests.crashes import FASTEST, MODE, NO_ACTS, Act, Acts, Clock, KilledError, Snapshot, World, kill, world_of
 
 if TYPE_CHECKING:
@@ -94,8 +94,8 @@ class Stage:
         return {**self.acts, point: both}
 
 
-SEEN: dict[str, set[tuple[str, ...]]] = defaultdict(set)
-"""From which worlds each continuation has been run already, by how the server and the role are set."""
+SEEN: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
+"""From which worlds each continuation has been run already, by the strategy, and how server and role are set."""
 
 
 @dataclass(slots=True)
@@ -122,15 +122,20 @@ class Matrix:
         return Stage(step, start, acts, list(self.world.effects))
 
     def is_new(self, *key: str) -> bool:
-        new = MODE == "every" or key not in SEEN[self.setting]
-        SEEN[self.setting].add(key)
+        seen = SEEN[self.world.strategy, self.setting]
+        new = MODE == "every" or key not in seen
+        seen.add(key)
         return new
+
+    def note(self, what: str, ways: int = 1) -> None:
+        """Keep for the table what was tried."""
+        ROWS[f"{WHOSE[self.world.strategy]}{what}"] = self.crashes, ways
 
     def settle(self) -> None:
         """Rotate until AWSCURRENT logs in, twice at most; the rotation after that is like any other."""
         for _ in range(2):
             if not self.world.current_logs_in():
-                self.world.rotate()
+                self.world.heal()
         assert self.world.current_logs_in(), self.world.tell("AWSCURRENT does not log in after two rotations")
         if self.is_new("the next rotation", self.world.fingerprint(labelled=True)):
             self.world.effects.clear()
@@ -183,7 +188,7 @@ def is_replaced_and_comes_late(world: World, token: str, step: str) -> None:
 
 def is_overruled(world: World, token: str, step: str, *, works: bool) -> None:
     world.put_by_hand(works=works)
-    assert world.rotate() is None, world.tell("no help")
+    assert world.heal() is None, world.tell("no help")
 
 
 def is_overruled_and_goes_on(world: World, token: str, step: str, *, works: bool) -> None:
@@ -206,6 +211,15 @@ CONTINUATIONS: dict[str, Callable[[World, str, str], None]] = {
 
 # What is killed.
 
+WHOSE = {
+    Strategy.SINGLE_USER: "",
+    Strategy.ALTERNATING_USERS: "alternating users: ",
+    Strategy.SUPERUSER: "by a superuser: ",
+}
+STRATEGIES = pytest.mark.parametrize("strategy", WHOSE)
+SECRETS = pytest.mark.parametrize(("name", "rotations"), [("a fresh secret", 0), ("a secret rotated before", 1)])
+BOTH_PUT_BACK = pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strategy.SUPERUSER])
+
 ROWS: dict[str, tuple[int, int]] = {}
 """How many moments were tried, and how many ways to go on from each; a test that gets there has met no violation."""
 
@@ -219,15 +233,18 @@ def kill_everywhere(world: World, matrix: Matrix, stage: Stage, token: str) -> N
         matrix.go_on(token, stage.step)
 
 
-@pytest.mark.parametrize(("name", "rotations"), [("a fresh secret", 0), ("a secret rotated before", 1)])
-def test_a_rotation(name: str, rotations: int, server: PostgresServer, keeper: SecretsManagerServer) -> None:
-    with world_of(server, keeper) as world:
+@STRATEGIES
+@SECRETS
+def test_a_rotation(
+    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
+    with world_of(server, keeper, strategy=strategy) as world:
         for _ in range(rotations):
             assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         for stage in matrix.stages(token):
             kill_everywhere(world, matrix, stage, token)
-        ROWS[f"a rotation of {name}"] = matrix.crashes, len(CONTINUATIONS)
+        matrix.note(f"a rotation of {name}", len(CONTINUATIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +289,7 @@ def test_a_rotation_where_the_server_is_set_otherwise(
         acts: Acts = {commit: partial(time.sleep, IDLE_S * 1.5)} if "idle" in name else {}
         for stage in matrix.stages(token, {"setSecret": acts}):
             kill_everywhere(world, matrix, stage, token)
-        ROWS[name] = matrix.crashes, len(CONTINUATIONS)
+        matrix.note(name, len(CONTINUATIONS))
 
 
 def test_an_orphan_is_not_offered_by_md5(server: PostgresServer, keeper: SecretsManagerServer) -> None:
@@ -285,11 +302,12 @@ def test_an_orphan_is_not_offered_by_md5(server: PostgresServer, keeper: Secrets
         assert "1 retained versions could not be tried" in failure.what
 
 
+@STRATEGIES
 @pytest.mark.parametrize("empty", [True, False], ids=["an empty version", "a copy"])
 def test_the_test_of_a_rotation_that_is_being_switched_on(
-    *, empty: bool, server: PostgresServer, keeper: SecretsManagerServer
+    *, empty: bool, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
 ) -> None:
-    with world_of(server, keeper) as world:
+    with world_of(server, keeper, strategy=strategy) as world:
         matrix = Matrix(world)
         before = world.snapshot()
         matrix.stages(world.begin())
@@ -307,7 +325,8 @@ def test_the_test_of_a_rotation_that_is_being_switched_on(
             world.restore(crash)
             world.cancel()
             matrix.settle()
-        ROWS[f"testSecret alone, with {'an empty version' if empty else 'a copy'}"] = len(crashes), 2
+        matrix.crashes = len(crashes)
+        matrix.note(f"testSecret alone, with {'an empty version' if empty else 'a copy'}", 2)
 
 
 # Put back.
@@ -319,31 +338,37 @@ SHUT: dict[str, tuple[Callable[[World], None], bool]] = {
 }
 
 
-def put_back(world: World, matrix: Matrix, token: str, shut: Act, *, lifted: bool) -> Stage:
-    """Return setSecret as it is when every login is in vain after the change; until the put-back, if `lifted`."""
+def shut_after_the_change(world: World, matrix: Matrix, token: str, shut: Act) -> Stage:
+    """Return setSecret as it is when every login is in vain after the change."""
     created = matrix.stages(token)[1].start
     world.restore(created)
     change = ("after", matrix.stage("setSecret", token).effects.index("COMMIT"))
-    acts = {change: shut}
     world.restore(created)
-    stage = matrix.stage("setSecret", token, acts)
-    assert stage.effects.count("COMMIT") == 2
-    if lifted:
-        acts["after", len(stage.effects) - 1 - stage.effects[::-1].index("COMMIT")] = world.readmit
-        world.restore(created)
-        stage = matrix.stage("setSecret", token, acts)
+    stage = matrix.stage("setSecret", token, {change: shut})
     world.readmit()
     return stage
 
 
+def put_back(world: World, matrix: Matrix, token: str, shut: Act, *, lifted: bool) -> Stage:
+    """Return the same; until the put-back, if `lifted`."""
+    stage = shut_after_the_change(world, matrix, token, shut)
+    assert stage.effects.count("COMMIT") == 2
+    if lifted:
+        put_back = len(stage.effects) - 1 - stage.effects[::-1].index("COMMIT")
+        world.restore(stage.start)
+        stage = matrix.stage("setSecret", token, {**stage.acts, ("after", put_back): world.readmit})
+    return stage
+
+
+@BOTH_PUT_BACK
 @pytest.mark.parametrize("name", SHUT)
-def test_a_put_back(name: str, server: PostgresServer, keeper: SecretsManagerServer) -> None:
+def test_a_put_back(name: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer) -> None:
     shut, lifted = SHUT[name]
-    with world_of(server, keeper) as world:
+    with world_of(server, keeper, strategy=strategy) as world:
         assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         kill_everywhere(world, matrix, put_back(world, matrix, token, partial(shut, world), lifted=lifted), token)
-        ROWS[f"a put-back: {name}"] = matrix.crashes, len(CONTINUATIONS)
+        matrix.note(f"a put-back: {name}", len(CONTINUATIONS))
 
 
 def test_a_put_back_of_an_idle_session(server: PostgresServer, keeper: SecretsManagerServer) -> None:
@@ -356,7 +381,22 @@ def test_a_put_back_of_an_idle_session(server: PostgresServer, keeper: SecretsMa
 
         matrix, token = Matrix(world, idle), world.begin()
         kill_everywhere(world, matrix, put_back(world, matrix, token, wait, lifted=True), token)
-        ROWS["a put-back, idle_session_timeout on the role"] = matrix.crashes, len(CONTINUATIONS)
+        matrix.note("a put-back, idle_session_timeout on the role", len(CONTINUATIONS))
+
+
+@SECRETS
+def test_a_new_password_that_is_refused(
+    name: str, rotations: int, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
+    """Under alternating users nothing is put back, for nothing was taken away."""
+    with world_of(server, keeper, strategy=Strategy.ALTERNATING_USERS) as world:
+        for _ in range(rotations):
+            assert world.rotate() is None
+        matrix, token = Matrix(world), world.begin()
+        stage = shut_after_the_change(world, matrix, token, world.expire)
+        assert stage.effects.count("COMMIT") == 1
+        kill_everywhere(world, matrix, stage, token)
+        matrix.note(f"the new password of {name} is refused", len(CONTINUATIONS))
 
 
 # What somebody else does while the function is at work.
@@ -403,64 +443,75 @@ def interrupt_everywhere(world: World, matrix: Matrix, stage: Stage, token: str,
     """Let somebody else act before every effect and after the last one, and the function go on."""
     for point in stage.moments():
         world.restore(stage.start)
-        before = after = ""
+        after: dict[str, str | None] = {}
 
         def act() -> None:
-            nonlocal before, after
+            nonlocal after
             with world.readmitted() as possible:
                 if possible:
-                    before = world.in_force()
+                    before = world.prove()
                     OTHERS[other](world, token)
-                    after = world.in_force()
+                    after = {user: now for user, now in world.prove().items() if now != before[user]}
 
         world.take(stage.step, token, stage.and_at(point, act))
         world.readmit()
         matrix.crashes += 1
-        if before != after:
-            assert world.in_force() == after, world.tell(f"a late {stage.step} has undone {other}")
+        assert after.items() <= world.prove().items(), world.tell(f"a late {stage.step} has undone {other}")
         if not world.abandoned:
             world.go_on(token)
         matrix.settle()
 
 
+@STRATEGIES
 @pytest.mark.parametrize("other", OTHERS)
-def test_others_act_during_a_rotation(other: str, server: PostgresServer, keeper: SecretsManagerServer) -> None:
-    with world_of(server, keeper) as world:
-        assert world.rotate() is None
+def test_others_act_during_a_rotation(
+    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
+    with world_of(server, keeper, strategy=strategy) as world:
+        if not world.alternates:  # for them the first one has most to do, and to get into each other's way
+            assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         for stage in matrix.stages(token):
             interrupt_everywhere(world, matrix, stage, token, other)
-        ROWS[f"during a rotation: {other}"] = matrix.crashes, 1
+        matrix.note(f"during a rotation: {other}")
 
 
+@BOTH_PUT_BACK
 @pytest.mark.parametrize("other", [other for other in OTHERS if "half" not in other and "wrong" not in other])
-def test_others_act_during_a_put_back(other: str, server: PostgresServer, keeper: SecretsManagerServer) -> None:
-    with world_of(server, keeper) as world:
+def test_others_act_during_a_put_back(
+    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
+    with world_of(server, keeper, strategy=strategy) as world:
         assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         stage = put_back(world, matrix, token, world.expire, lifted=True)
         interrupt_everywhere(world, matrix, stage, token, other)
-        ROWS[f"during a put-back: {other}"] = matrix.crashes, 1
+        matrix.note(f"during a put-back: {other}")
 
 
-def test_a_rotation_cancelled_while_it_waits_for_the_lock(server: PostgresServer, keeper: SecretsManagerServer) -> None:
+@STRATEGIES
+def test_a_rotation_cancelled_while_it_waits_for_the_lock(
+    strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
     """Who waits long enough for somebody to lose patience must not change the password of a cancelled rotation."""
-    with world_of(server, keeper) as world:
-        token = world.begin()
-        assert world.take("createSecret", token) is None
-        current = world.in_force()
+    with world_of(server, keeper, strategy=strategy) as world:
+        matrix, token = Matrix(world), world.begin()
+        stage = matrix.stages(token)[1]
+        world.restore(stage.start)
+        before = world.prove()
         holder = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Clock().deadline()).log_in(world.credential("AWSCURRENT"))
-        assert holder.try_lock(world.role)
+        assert holder.try_lock(world.next_user)
+        world.effects.clear()
 
         def lose_patience() -> None:
             world.cancel()
             holder.close()
 
-        asks_again = ("before", 6)
+        asks_again = ("before", stage.effects.index("SELECT pg_try_advisory_lock") + 2)
         failure = world.take("setSecret", token, {asks_again: lose_patience})
         assert world.effects.count("SELECT pg_try_advisory_lock") >= 2
         assert isinstance(failure, errors.RotationRefusedError)
-        assert world.in_force() == current
+        assert world.prove() == before
 
 
 def test_a_session_that_outlives_its_function_is_named_and_can_be_ended(
@@ -504,13 +555,23 @@ class Killer:
         proxy.rule = rule
 
 
-@pytest.mark.parametrize(("name", "rotations"), [("a fresh secret", 0), ("a secret rotated before", 1)])
-def test_a_real_process(name: str, rotations: int, server: PostgresServer, keeper: SecretsManagerServer) -> None:
+@pytest.mark.parametrize(
+    ("name", "rotations", "strategy"),
+    [
+        ("a fresh secret", 0, Strategy.SINGLE_USER),
+        ("a secret rotated before", 1, Strategy.SINGLE_USER),
+        ("a fresh secret", 0, Strategy.ALTERNATING_USERS),
+    ],
+)
+def test_a_real_process(
+    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+) -> None:
     with ExitStack() as stack:
         database = stack.enter_context(run_proxy("127.0.0.1", server.port))
         secrets = stack.enter_context(run_proxy("127.0.0.1", keeper.port))
-        world = stack.enter_context(world_of(server, keeper, port=database.port))
-        environment = {"AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{secrets.port}"}
+        world = stack.enter_context(world_of(server, keeper, strategy=strategy, port=database.port))
+        endpoint = f"http://127.0.0.1:{secrets.port}"
+        environment = {"AWS_ENDPOINT_URL_SECRETS_MANAGER": endpoint, "ROTATION_STRATEGY": strategy}
         worker = stack.enter_context(run_worker({**keeper.environment, **environment}))
         for _ in range(rotations):
             assert world.rotate() is None
@@ -532,7 +593,8 @@ def test_a_real_process(name: str, rotations: int, server: PostgresServer, keepe
                     world.story.append(f"{stage.step}: the process was killed at turn {killer.at}")
                     matrix.go_on(token, stage.step)
             assert outcome == "done", world.tell(outcome)
-        ROWS[f"a real process, {name}"] = kills, len(CONTINUATIONS)
+        matrix.crashes = kills
+        matrix.note(f"a real process, {name}", len(CONTINUATIONS))
 
 
 def test_the_readme_tells_what_was_tried() -> None:

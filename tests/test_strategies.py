@@ -992,3 +992,20 @@ def test_no_strategy_does_anything_for_the_current_version(strategy: Strategy, s
     world.take(step)
     assert world.state == before
     assert not world.database.logins
+
+
+class TestPromotion:
+    def test_leaves_the_label_of_a_user_that_works_once_another_rotation_has_come_in_between(self) -> None:
+        """It has set another password since our login: AWSCURRENT would be refused as soon as its label has moved."""
+        world = prepared()
+        world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.PENDING: OLD})
+        with pytest.raises(errors.VersionNotPendingError, match="another rotation"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert world.database.open_sessions == 0
+
+    def test_is_done_where_a_twin_was_faster(self) -> None:
+        world = prepared()
+        world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.CURRENT: PENDING})
+        world.take(Step.FINISH_SECRET)
+        assert "UpdateSecretVersionStage" not in world.secrets.calls

@@ -1,6 +1,6 @@
 """Rotations, crashes, faults and other people's doings in any order: after every step somebody can log in.
 
-The walks are the same ones each time; WALKS=5000 takes more of them.
+The walks are the same ones each time; WALKS=5000 takes more of them. The strategies with a superuser get half as many each.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 
 from local import rotation
 from rotation_lambda import errors
+from rotation_lambda.settings import Strategy
 from tests.crashes import KilledError, kill, world_of
-from tests.test_crashes import Matrix, keeper, quick, server
+from tests.test_crashes import WHOSE, Matrix, keeper, quick, server
 
 if TYPE_CHECKING:
     from local.postgres import PostgresServer
@@ -29,7 +30,8 @@ __all__ = ["keeper", "quick", "server"]
 WALKS = int(os.environ.get("WALKS", "150"))
 MOST_ABANDONED = 4  # the newest five versions without a label are tried
 
-effects = st.integers(0, 14)
+effects = st.runner().flatmap(lambda walk: st.integers(0, walk.most))
+changes = st.runner().flatmap(lambda walk: st.integers(walk.first_change - 2, walk.last_change))
 moments = st.sampled_from(["before", "after"])
 
 
@@ -55,19 +57,25 @@ FAULTS: dict[str, list[Act]] = {
     "log out": [],
     "GetSecretValue": [throttle, stale_read],
     "SELECT pg_try_advisory_lock": [],
+    "SELECT it.rolname::text,": [reset],
+    "SELECT current_user::text,": [reset],
     "BEGIN READ": [reset],
+    "SAVEPOINT change": [reset],
+    "SET LOCAL": [reset],
     "ALTER ROLE": [reset],
     "COMMIT": [reset],
 }
 
 
 class Walk(RuleBasedStateMachine):
-    """One secret, and the rotation that Secrets Manager is at, if any."""
+    """One secret, and the rotation that Secrets Manager is at, if any; `changes` are the effects of setSecret alone."""
 
-    def __init__(self, world: World, starts: list[Snapshot]) -> None:
+    def __init__(self, world: World, starts: list[Snapshot], changes: list[list[str]]) -> None:
         super().__init__()
         self.world = world
         self.starts = starts
+        self.most = max(map(len, changes)) + 1
+        self.first_change, *_, self.last_change = sorted(effects.index("COMMIT") for effects in changes)
         self.token: str | None = None
         self.taken = 0
         self.abandoned = 0
@@ -114,7 +122,7 @@ class Walk(RuleBasedStateMachine):
     def take_a_step_while_the_server_ends_the_session(self, number: int, *, restart: bool) -> None:
         self._take({("before", number): self.world.restart if restart else self.world.end_sessions})
 
-    @rule(shut=st.sampled_from(["expire", "shut"]), change=st.integers(7, 9), later=st.integers(3, 20))
+    @rule(shut=st.sampled_from(["expire", "shut"]), change=changes, later=st.integers(3, 20))
     @precondition(lambda self: self.token)
     def take_a_step_while_logins_are_refused(self, shut: str, change: int, later: int) -> None:
         self._take({("after", change): getattr(self.world, shut), ("after", change + later): self.world.readmit})
@@ -181,15 +189,20 @@ class Walk(RuleBasedStateMachine):
 
 
 @pytest.mark.timeout(120 + WALKS)
-def test_walks(server: PostgresServer, keeper: SecretsManagerServer) -> None:
-    with world_of(server, keeper) as world:
-        fresh = world.snapshot()
-        assert world.rotate() is None
-        starts = [fresh, world.snapshot()]
+@pytest.mark.parametrize("strategy", WHOSE)
+def test_walks(strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer) -> None:
+    with world_of(server, keeper, strategy=strategy) as world:
+        starts, changes = [], []
+        for _ in range(2):
+            starts.append(world.snapshot())
+            token = world.begin()
+            assert world.go_on(token, rotation.STEPS[:2]) is None
+            changes.append(world.effects[-world.last :])
+            assert world.go_on(token, rotation.STEPS[2:]) is None
         run_state_machine_as_test(
-            lambda: Walk(world, starts),  # type: ignore[arg-type]  # a class or whatever makes one
+            lambda: Walk(world, starts, changes),  # type: ignore[arg-type]  # a class or whatever makes one
             settings=settings(
-                max_examples=WALKS,
+                max_examples=WALKS if strategy is Strategy.SINGLE_USER else WALKS // 2,
                 stateful_step_count=10,
                 derandomize=True,
                 database=None,
