@@ -1,6 +1,6 @@
 """Rotations, crashes, faults and other people's doings in any order: after every step somebody can log in.
 
-The walks are the same ones each time; WALKS=5000 takes more of them. The strategies with a superuser get half as many each.
+The walks are the same ones each time; WALKS=5000 takes more. The strategies with a superuser get half as many each.
 """
 
 from __future__ import annotations
