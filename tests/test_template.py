@@ -124,6 +124,7 @@ class TestAsWritten:
         assert waits == {}
 
 
+@pytest.mark.timeout(300)
 class TestCombinations:
     def test_makes_what_the_answers_ask_for_and_nothing_else(self) -> None:
         seen = 0
