@@ -12,6 +12,7 @@ from psycopg2 import sql
 
 from local.postgres import run_postgres
 from local.secrets_manager import run_secrets_manager
+from rotation_lambda.settings import Strategy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,7 +24,7 @@ SECRET_NAME = "local/app/postgres"  # noqa: S105 - a name
 USERNAME = "app"
 MASTER_SECRET_NAME = "local/master/postgres"  # noqa: S105
 MASTER = "master"
-STRATEGIES = ("single-user", "alternating-users", "superuser")
+STRATEGIES = tuple(str(strategy) for strategy in Strategy if strategy is not Strategy.AUTO)
 LOGGED = {"log_connections": "on", "log_statement": "all"}
 
 
@@ -39,7 +40,7 @@ class Stack:
     @property
     def alternates(self) -> bool:
         """Whether two users take turns, so that the one in use is left alone."""
-        return self.strategy == "alternating-users"
+        return self.strategy == Strategy.ALTERNATING_USERS
 
     @property
     def environment(self) -> dict[str, str]:

@@ -242,10 +242,7 @@ def _explained(refusal: LoginRefusedError, reason: str) -> Finding:
 
 
 def _pending(
-    database: Postgres,
-    versions: Versions,
-    current: Credential,
-    answer: Session | DatabaseError,
+    database: Postgres, versions: Versions, current: Credential, answer: Session | DatabaseError
 ) -> Generator[Finding, None, Session | DatabaseError | None]:
     """AWSPENDING is tried only where it is a version of its own, for the next login, with another password."""
     version = versions.ids.get(StagingLabel.PENDING)

@@ -219,7 +219,8 @@ class BySuperuser(SingleUser):
             for place in elsewhere:
                 if reason := self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True):
                     raise UnprovenPasswordError(
-                        f"AWSPENDING (version {self.token}) logs in at the writer: {reason.what}"
+                        f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it "
+                        f"logs in at the writer: {reason.what}"
                     )
         logger.info("Changed the password by the superuser %a; a login proved AWSPENDING.", superuser.username)
 

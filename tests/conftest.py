@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import io
 import json
+import logging
 import os
 import secrets
 import signal
-from contextlib import ExitStack
+import threading
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
 import psycopg2
 import pytest
 from psycopg2 import sql
 
+from local.installation import find_installation
 from local.postgres import PostgresServer, run_postgres
 from local.secrets_manager import SecretsManagerServer, run_secrets_manager
 from rotation_lambda import handler
@@ -36,6 +41,8 @@ TALKATIVE = {
     "shared_preload_libraries": "pg_stat_statements",
     "pg_stat_statements.track_utility": "on",
 }
+
+_Request = TypeVar("_Request")
 
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
@@ -63,6 +70,53 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(sentence)
     for sentence in LEFT_OUT:
         terminalreporter.write_line(sentence, yellow=True)
+
+
+def versions_here(left_out: str) -> list[int]:
+    """Return the versions of PostgreSQL on this machine: of 15 there is no wheel, and without it that is `left_out`."""
+    try:
+        find_installation(15)
+    except LookupError:
+        LEFT_OUT.append(f"PostgreSQL 15 is not on this machine: {left_out}")
+        return [16, 17, 18]
+    return [15, 16, 17, 18]
+
+
+@contextmanager
+def serving(body: bytes, status: int, read: Callable[[bytes], _Request]) -> Iterator[tuple[str, list[_Request]]]:
+    """Serve every call over HTTP the same answer; yield where, and the requests as they are read."""
+    requests: list[_Request] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            requests.append(read(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", requests
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+@pytest.fixture
+def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
+    """Read the lines that the function has written so far."""
+    stream = io.StringIO()
+    [writer] = handler.logger.handlers
+    assert isinstance(writer, logging.StreamHandler)
+    usual = writer.setStream(stream)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    writer.setStream(usual)
 
 
 @pytest.fixture(autouse=True)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import io
 import json
-import logging
 import re
 import time
 from contextlib import closing, contextmanager
@@ -17,8 +15,7 @@ import pytest
 from psycopg2 import sql
 
 from local import rotation
-from local.installation import find_installation
-from rotation_lambda import errors, handler
+from rotation_lambda import errors
 from rotation_lambda.credential import CLONE, SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres
@@ -40,13 +37,7 @@ if TYPE_CHECKING:
 
 Failure = TypeVar("Failure", bound=errors.RotationError)
 
-VERSIONS = [16, 17, 18]
-try:
-    find_installation(15)
-except LookupError:  # there is no wheel of it
-    conftest.LEFT_OUT.append("PostgreSQL 15 is not on this machine: no superuser changed a password on it.")
-else:
-    VERSIONS.insert(0, 15)
+VERSIONS = conftest.versions_here("no superuser changed a password on it.")
 
 STATEMENT = re.compile(r"""(?:"[^"]*"|'[^']*'|[^;"'])+""")
 
@@ -188,17 +179,6 @@ def run(connection: Connection, query: str) -> list[tuple[Any, ...]]:
     with connection.cursor() as cursor:
         cursor.execute(query)
         return cursor.fetchall() if cursor.description else []
-
-
-@pytest.fixture
-def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Read the lines that the function has written so far."""
-    stream = io.StringIO()
-    [writer] = handler.logger.handlers
-    assert isinstance(writer, logging.StreamHandler)
-    usual = writer.setStream(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    writer.setStream(usual)
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors
-from tests.scenes import Scene, database, every_scene, lets_in, log, scene, set_scene, statements_in
+from tests.scenes import Scene, database, every_scene, lets_in, scene, set_scene, statements_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from tests.conftest import Role
 
-__all__ = ["every_scene", "log", "scene", "set_scene"]
+__all__ = ["every_scene", "scene", "set_scene"]
 
 CALLS = [
     *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 import pytest
 import trustme
 
-from local.installation import find_installation
 from local.postgres import ServerNotStartedError, run_postgres
 from rotation_lambda import answers, errors, postgres
 from rotation_lambda.credential import Credential, SslMode
@@ -29,13 +28,7 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from tests.conftest import Role
 
-VERSIONS = [16, 17, 18]
-try:
-    find_installation(15)
-except LookupError:  # there is no wheel of it
-    conftest.LEFT_OUT.append("PostgreSQL 15 is not on this machine: its answers to logins were not looked at.")
-else:
-    VERSIONS.insert(0, 15)
+VERSIONS = conftest.versions_here("its answers to logins were not looked at.")
 LOGIN = Credential("db.example", 5432, "postgres", "app", "old")
 
 

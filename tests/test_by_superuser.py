@@ -8,14 +8,14 @@ import pytest
 
 from rotation_lambda import errors, steps
 from rotation_lambda.settings import PasswordPolicy, Strategy
-from tests.scenes import Scene, assemble, every_scene, lets_in, log, scene, set_scene, statements_in
+from tests.scenes import Scene, assemble, every_scene, lets_in, scene, set_scene, statements_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local.postgres import PostgresServer
 
-__all__ = ["every_scene", "log", "scene", "set_scene"]
+__all__ = ["every_scene", "scene", "set_scene"]
 
 CALLS = [
     *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),

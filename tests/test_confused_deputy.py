@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors
-from tests.scenes import Scene, database, every_scene, log, scene, set_scene
+from tests.scenes import Scene, database, every_scene, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from tests.conftest import Role
 
-__all__ = ["every_scene", "log", "scene", "set_scene"]
+__all__ = ["every_scene", "scene", "set_scene"]
 
 STRATEGIES = ["alternating-users", "superuser"]
 CLEAR_TEXT = b"R" + struct.pack("!II", 8, 3)

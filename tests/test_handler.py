@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import json
-import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +15,6 @@ from tests.fakes import FakeClock
 from tests.leaks import everything_in
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from local.postgres import PostgresServer
     from tests.conftest import Role, Secret
 
@@ -195,17 +190,6 @@ class TestRefusedInvocation:
         with pytest.raises(errors.ConfigurationError, match=name):
             invoke(event(secret, token, "createSecret"))
         assert not secret.server.calls
-
-
-@pytest.fixture
-def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
-    """Read the lines that the function has written so far."""
-    stream = io.StringIO()
-    [writer] = handler.logger.handlers
-    assert isinstance(writer, logging.StreamHandler)
-    usual = writer.setStream(stream)
-    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
-    writer.setStream(usual)
 
 
 def test_no_call_to_secrets_manager_starts_when_there_is_no_time_left_for_it(secret: Secret, invoke: Invoke) -> None:

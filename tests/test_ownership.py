@@ -11,14 +11,14 @@ import pytest
 from psycopg2 import sql
 
 from rotation_lambda import errors
-from tests.scenes import Scene, every_scene, lets_in, log, run, scene, set_scene
+from tests.scenes import Scene, every_scene, lets_in, run, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tests.conftest import Role
 
-__all__ = ["every_scene", "log", "scene", "set_scene"]
+__all__ = ["every_scene", "scene", "set_scene"]
 
 MAKE = """
 CREATE SCHEMA {0};

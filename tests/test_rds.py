@@ -6,9 +6,7 @@ here, worded as RDS words them.
 
 from __future__ import annotations
 
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
@@ -18,6 +16,7 @@ from botocore.config import Config
 
 from rotation_lambda import errors
 from rotation_lambda import rds as adapter
+from tests.conftest import serving
 from tests.fakes import FakeRds
 from tests.leaks import everything_in
 
@@ -116,29 +115,8 @@ def client(endpoint: str) -> RDSClient:
 @contextmanager
 def answering(body: str, status: int = 200) -> Iterator[tuple[adapter.Rds, list[dict[str, list[str]]]]]:
     """Serve every call the same answer; yield RDS, and the requests for it."""
-    requests: list[dict[str, list[str]]] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()))
-            answer = body.encode()
-            self.send_response(status)
-            self.send_header("Content-Type", "text/xml")
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield adapter.Rds(client(f"http://127.0.0.1:{server.server_port}")), requests
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(body.encode(), status, lambda sent: parse_qs(sent.decode())) as (url, requests):
+        yield adapter.Rds(client(url)), requests
 
 
 def described_instance(inner: str) -> str:

@@ -21,14 +21,14 @@ import psycopg2
 import pytest
 
 from tests import conftest
-from tests.scenes import Scene, log, scene, set_scene
+from tests.scenes import Scene, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-__all__ = ["log", "scene", "set_scene"]
+__all__ = ["scene", "set_scene"]
 
 ROTATIONS = int(os.environ.get("ROTATIONS", "5"))
 CLIENTS = 4

@@ -17,7 +17,7 @@ from local.stack import LOGGED
 from rotation_lambda import errors, steps
 from rotation_lambda.rds import Rds, Server
 from rotation_lambda.settings import PasswordPolicy, Strategy
-from tests.scenes import Scene, assemble, lets_in, log, set_scene
+from tests.scenes import Scene, assemble, lets_in, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from rotation_lambda.rotation import Rotation
 
-__all__ = ["log", "set_scene"]
+__all__ = ["set_scene"]
 
 DOMAIN = "abc.us-east-1.rds.amazonaws.com"
 STRATEGIES = [Strategy.ALTERNATING_USERS, Strategy.SUPERUSER]

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import threading
 from contextlib import contextmanager
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -19,6 +17,7 @@ from rotation_lambda import errors
 from rotation_lambda import secrets_manager as adapter
 from rotation_lambda.settings import PasswordPolicy
 from rotation_lambda.staging import StagingLabel
+from tests.conftest import serving
 from tests.fakes import FakeSecretsManager
 from tests.leaks import everything_in
 
@@ -126,28 +125,8 @@ def test_lists_versions_without_a_label_of_every_page_by_their_dates() -> None:
 @contextmanager
 def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.SecretsManager, list[Any]]]:
     """Serve every call the same answer, worded as Secrets Manager does; yield a secret and the requests for it."""
-    requests: list[Any] = []
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            requests.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            answer = json.dumps(body).encode()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(answer)))
-            self.end_headers()
-            self.wfile.write(answer)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        try:
-            yield adapter.SecretsManager(client(f"http://127.0.0.1:{server.server_port}"), ARN), requests
-        finally:
-            server.shutdown()
-            thread.join()
+    with serving(json.dumps(body).encode(), status, json.loads) as (url, requests):
+        yield adapter.SecretsManager(client(url), ARN), requests
 
 
 def client(endpoint: str) -> SecretsManagerClient:

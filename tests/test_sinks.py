@@ -15,7 +15,7 @@ from local import rotation
 from rotation_lambda import errors, handler, steps
 from rotation_lambda.settings import Strategy
 from tests.leaks import everything_in
-from tests.scenes import Scene, assemble, log, scene, set_scene
+from tests.scenes import Scene, assemble, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from local.postgres import PostgresServer
     from tests.conftest import Role, Secret
 
-__all__ = ["log", "scene", "set_scene"]
+__all__ = ["scene", "set_scene"]
 
 ROTATION_TOKEN = "rotation-token-0123456789-0123456789"
 VERIFIER = re.compile(r"SCRAM-SHA-256\$|md5[0-9a-f]{32}")
