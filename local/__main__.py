@@ -23,7 +23,7 @@ from local import container, rotation
 from local.availability import run_rotations, settings_for
 from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
-from local.stack import LOGGED, SECRET_NAME, STRATEGIES, USERNAME, Stack, run_stack
+from local.servers.stack import LOGGED, SECRET_NAME, STRATEGIES, USERNAME, Stack, run_stack
 from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:

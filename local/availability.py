@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from local.clients import Clients
-    from local.stack import Stack
+    from local.servers.stack import Stack
 
 KINDS = ("with the fallback", "AWSCURRENT alone")
 HEAD = "{:<20}{:>23}{:>23}"

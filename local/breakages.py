@@ -12,15 +12,15 @@ import trustme
 from psycopg2 import sql
 
 from local import rotation
-from local.installation import Part, find_module
-from local.pgbouncer import PGBOUNCER, run_pgbouncer
-from local.stack import USERNAME
+from local.servers.installation import Part, find_module
+from local.servers.pgbouncer import PGBOUNCER, run_pgbouncer
+from local.servers.stack import USERNAME
 from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from local.stack import Stack
+    from local.servers.stack import Stack
 
 CREDCHECK = Part(
     "credcheck",

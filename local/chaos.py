@@ -17,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from local import rotation
-from local.proxy import Cut, Passage, Proxy, Rule, run_proxy
-from local.stack import USERNAME, run_stack
-from local.worker import DONE, KILLED, Worker, run_worker
+from local.servers.proxy import Cut, Passage, Proxy, Rule, run_proxy
+from local.servers.stack import USERNAME, run_stack
+from local.servers.worker import DONE, KILLED, Worker, run_worker
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from local.stack import Stack
+    from local.servers.stack import Stack
 
 ATTEMPTS = 5
 """How often Secrets Manager tries a rotation, as far as this goes; AWS says «multiple times»."""

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
-    from local.postgres import PostgresServer
-    from local.secrets_manager import SecretsManagerServer
+    from local.servers.postgres import PostgresServer
+    from local.servers.secrets_manager import SecretsManagerServer
 
 PAUSE_S = 0.02
 PATIENCE_S = 30  # with a client of which nothing is heard: more than its own deadline

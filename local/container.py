@@ -9,21 +9,20 @@ import socket
 import struct
 import sys
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from botocore.exceptions import EndpointConnectionError
 
-from local import rotation
-from local.secrets_manager import SecretsManagerServer
+from local import ROOT, rotation
+from local.servers.secrets_manager import SecretsManagerServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-    from local.stack import Stack
+    from local.servers.stack import Stack
 
 HOST = "host.docker.internal"  # this machine, as a container knows it: by itself on Docker Desktop, else by --add-host
-ROOT = Path(__file__).resolve().parent.parent
 BUILD = ROOT / ".aws-sam" / "build"
 FOLDER = ROOT / "build" / "local"
 CA_FILE = "local-ca.pem"

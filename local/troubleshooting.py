@@ -5,16 +5,14 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from local import ROOT
 from local.breakages import BREAKAGES
 from rotation_lambda import errors
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def codes() -> str:

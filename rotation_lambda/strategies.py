@@ -20,7 +20,6 @@ from rotation_lambda.errors import (
     UnprovenPasswordError,
     VerificationFailedError,
 )
-from rotation_lambda.roles import quote_name
 from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, read_credential
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
@@ -282,29 +281,14 @@ class AlternatingUsers(Rotation):
             what = f"{label}, version {version}: {error.what}"
         else:
             try:
-                self._check_identity(session)
+                owned = session.check_identity()
             except BaseException:
                 session.close()
                 raise
+            if owned:
+                logger.info("The clone of %a owns in this database: %s.", credential.original, ", ".join(owned))
             return session
         raise LoginRefusedError(what)
-
-    def _check_identity(self, session: Session) -> None:
-        identity, user = session.identity(), session.credential.username
-        original = session.credential.original
-        if identity.runs_as != identity.starts_as:
-            raise RoleNotPreparedError(
-                f"Role {user!a} logs in and runs as {identity.runs_as!a}, not as {identity.starts_as!a} as its setting "
-                "says: a membership was revoked.",
-                hint=f"GRANT {quote_name(identity.starts_as)} TO {quote_name(user)};",
-            )
-        if not identity.has_rights:
-            raise RoleNotPreparedError(
-                f"Role {user!a} logs in without the rights of {original!a}.",
-                hint=f"GRANT {quote_name(original)} TO {quote_name(user)};",
-            )
-        if identity.clone_owns:
-            logger.info("The clone of %a owns in this database: %s.", original, ", ".join(identity.clone_owns))
 
 
 KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {

@@ -20,9 +20,9 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from local.installation import find_installation
-from local.postgres import PostgresServer, run_postgres
-from local.secrets_manager import SecretsManagerServer, run_secrets_manager
+from local.servers.installation import find_installation
+from local.servers.postgres import PostgresServer, run_postgres
+from local.servers.secrets_manager import SecretsManagerServer, run_secrets_manager
 from rotation_lambda import handler
 from rotation_lambda.credential import CLONE
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from mypy_boto3_rds import RDSClient
 
-    from local.installation import Part
+    from local.servers.installation import Part
 
 TALKATIVE = {
     "log_connections": "on",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rotation_lambda import credential, errors
-from tests import leaks
+from tests.worlds import leaks
 
 MARKER = "xyzzy"  # every value below begins with it, so that even the beginning of one is found in an error
 SECRET: dict[str, Any] = {

@@ -7,7 +7,7 @@ import time
 import pytest
 
 from rotation_lambda import deadline, errors
-from tests.fakes import FakeClock
+from tests.worlds.fakes import FakeClock
 
 
 @pytest.mark.parametrize("milliseconds", [0, 3_000, 24_999])

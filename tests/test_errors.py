@@ -13,7 +13,7 @@ import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from rotation_lambda import errors
-from tests import leaks
+from tests.worlds import leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

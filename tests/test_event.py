@@ -10,7 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rotation_lambda import errors, event
-from tests import leaks
+from tests.worlds import leaks
 
 ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prod/app-AbCdEf"
 VERSION = "8fd51a3c-2c4e-4a5d-9b1f-0e6f5d4c3b2a"

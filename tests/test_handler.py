@@ -11,11 +11,11 @@ from local import rotation
 from rotation_lambda import __version__, errors, handler
 from rotation_lambda.rds import Rds
 from rotation_lambda.secrets_manager import SecretsManager
-from tests.fakes import FakeClock
-from tests.leaks import everything_in
+from tests.worlds.fakes import FakeClock
+from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
-    from local.postgres import PostgresServer
+    from local.servers.postgres import PostgresServer
     from tests.conftest import Role, Secret
 
 Invoke = rotation.Invoke

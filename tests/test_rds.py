@@ -17,8 +17,8 @@ from botocore.config import Config
 from rotation_lambda import errors
 from rotation_lambda import rds as adapter
 from tests.conftest import serving
-from tests.fakes import FakeRds
-from tests.leaks import everything_in
+from tests.worlds.fakes import FakeRds
+from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

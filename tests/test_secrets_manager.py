@@ -18,15 +18,15 @@ from rotation_lambda import secrets_manager as adapter
 from rotation_lambda.settings import PasswordPolicy
 from rotation_lambda.staging import StagingLabel
 from tests.conftest import serving
-from tests.fakes import FakeSecretsManager
-from tests.leaks import everything_in
+from tests.worlds.fakes import FakeSecretsManager
+from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from local.secrets_manager import SecretsManagerServer
+    from local.servers.secrets_manager import SecretsManagerServer
     from tests.conftest import Secret
 
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:test/app/db-AbCdEf"

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from rotation_lambda import errors, settings
 from rotation_lambda.credential import SslMode
-from tests import leaks
+from tests.worlds import leaks
 
 BOOLEANS = {
     "EXCLUDE_NUMBERS": "exclude_numbers",

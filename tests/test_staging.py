@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from rotation_lambda import errors, staging
 from rotation_lambda.event import Step
-from tests import leaks
+from tests.worlds import leaks
 
 CURRENT, PENDING, PREVIOUS = "AWSCURRENT", "AWSPENDING", "AWSPREVIOUS"
 OLDER, OLD, NEW = "0" * 32, "1" * 32, "2" * 32

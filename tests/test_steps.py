@@ -13,7 +13,7 @@ from rotation_lambda.event import Step
 from rotation_lambda.rotation import Rotation
 from rotation_lambda.settings import Settings, Strategy
 from rotation_lambda.staging import StagingLabel
-from tests.fakes import FakeClock, FakeDatabase, FakeSecretsManager, FakeSuperusers
+from tests.worlds.fakes import FakeClock, FakeDatabase, FakeSecretsManager, FakeSuperusers
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -12,11 +12,13 @@ from rotation_lambda.event import Step
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import MOST_ORPHANS
-from tests.fakes import FakeIdentity
 from tests.test_steps import ARN, CURRENT, OLD, PENDING, World, created, current, document, empty, set_
+from tests.worlds import fakes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from rotation_lambda.postgres.roles import Identity
 
 MASTER = Credential("db.example", 5432, "postgres", "master", "super")
 WRITER = "writer.example"
@@ -572,7 +574,7 @@ class TestAlternatingUsers:
 
     def test_tells_what_the_clone_owns_where_it_logs_in(self, caplog: pytest.LogCaptureFixture) -> None:
         world = prepared()
-        world.database.identities["app_clone"] = FakeIdentity(clone_owns=["table t", "sequence s"])
+        world.database.identities["app_clone"] = fakes.identity(clone_owns=["table t", "sequence s"])
         with caplog.at_level("INFO"):
             world.take(Step.TEST_SECRET)
         assert "The clone of 'app' owns in this database: table t, sequence s." in caplog.text
@@ -622,17 +624,17 @@ class TestAlternatingUsersProof:
         ("identity", "what", "hint"),
         [
             (
-                FakeIdentity(runs_as="app_clone"),
+                fakes.identity(runs_as="app_clone"),
                 "'app_clone' logs in and runs as 'app_clone', not as 'app'",
                 'GRANT "app" TO "app_clone";',
             ),
             (
-                FakeIdentity(runs_as="app_clone", starts_as='own"er'),
+                fakes.identity(runs_as="app_clone", starts_as='own"er'),
                 "not as 'own\"er' as its setting says: a membership was revoked",
                 'GRANT "own""er" TO "app_clone";',
             ),
             (
-                FakeIdentity(has_rights=False),
+                fakes.identity(has_rights=False),
                 "'app_clone' logs in without the rights of 'app'",
                 'GRANT "app" TO "app_clone";',
             ),
@@ -640,9 +642,7 @@ class TestAlternatingUsersProof:
     )
 
     @NOT_PREPARED
-    def test_says_what_to_grant_where_it_runs_as_the_wrong_user(
-        self, identity: FakeIdentity, what: str, hint: str
-    ) -> None:
+    def test_says_what_to_grant_where_it_runs_as_the_wrong_user(self, identity: Identity, what: str, hint: str) -> None:
         world = alternating()
         world.database.identities["app_clone"] = identity
         with pytest.raises(errors.VerificationFailedError) as caught:
@@ -653,7 +653,7 @@ class TestAlternatingUsersProof:
 
     @NOT_PREPARED
     @pytest.mark.parametrize("step", [Step.TEST_SECRET, Step.FINISH_SECRET])
-    def test_is_asked_for_by_every_step(self, step: Step, identity: FakeIdentity, what: str, hint: str) -> None:
+    def test_is_asked_for_by_every_step(self, step: Step, identity: Identity, what: str, hint: str) -> None:
         world = prepared()
         world.database.identities["app_clone"] = identity
         with pytest.raises(errors.RoleNotPreparedError) as caught:
@@ -666,7 +666,7 @@ class TestAlternatingUsersProof:
     def test_asks_two_named_users_for_no_rights_but_their_own(self) -> None:
         world = with_superuser(created(), user="app2", usernames=["app", "app2"])
         world.database.others["app2"] = "before"
-        world.database.identities["app2"] = FakeIdentity("app2", "app2")
+        world.database.identities["app2"] = fakes.identity("app2", "app2")
         for step in (Step.SET_SECRET, Step.TEST_SECRET, Step.FINISH_SECRET):
             world.take(step)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
@@ -691,7 +691,7 @@ class TestAlternatingUsersProof:
         world = with_superuser(empty())
         world.take(Step.TEST_SECRET)
         assert logins(world) == [("app", "current")]
-        world.database.identities["app"] = FakeIdentity(has_rights=False)
+        world.database.identities["app"] = fakes.identity(has_rights=False)
         with pytest.raises(errors.RoleNotPreparedError):
             world.take(Step.TEST_SECRET)
 

@@ -7,16 +7,18 @@ import dataclasses
 import importlib
 import re
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests import ROOT
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 HOUSE = "rotation_lambda"
-FOLDER = Path(__file__).resolve().parent.parent / HOUSE
+FOLDER = ROOT / HOUSE
 ORDER = [
     "errors",
     "event",
@@ -24,39 +26,56 @@ ORDER = [
     "credential",
     "settings",
     "deadline",
-    "roles",
     "rotation",
     "strategies",
     "steps",
     "secrets_manager",
     "rds",
     "superuser",
-    "answers",
-    "survey",
-    "tls",
+    "postgres.answers",
+    "postgres.roles",
+    "postgres.survey",
+    "postgres.tls",
+    "postgres.session",
+    "postgres.login",
     "postgres",
-    "findings",
-    "secret_checks",
-    "session_checks",
-    "superuser_checks",
-    "database_checks",
+    "preflight.findings",
+    "preflight.secret",
+    "preflight.session",
+    "preflight.superuser",
+    "preflight.database",
+    "preflight.run",
     "preflight",
+    "preflight.__main__",
     "handler",
 ]
-PURE = ["errors", "event", "staging", "credential", "settings", "deadline", "roles"]
+"""Every room, each of which imports only what stands before it; a wing is its face, which comes after its rooms."""
+PURE = ["errors", "event", "staging", "credential", "settings", "deadline", "postgres.roles"]
+WINGS = ["postgres", "preflight"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
 OUTSIDE = {  # what a module may import that is neither Python's nor the house's; all others: nothing
     "secrets_manager": BOTOCORE_ERRORS | {"mypy_boto3_secretsmanager"},
-    "postgres": {"psycopg2"},
+    "postgres.login": {"psycopg2"},
+    "postgres.session": {"psycopg2"},
     "rds": BOTOCORE_ERRORS | {"mypy_boto3_rds"},
-    "preflight": {"aws_lambda_powertools", "boto3", "botocore", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
+    "preflight.run": {"mypy_boto3_secretsmanager", "mypy_boto3_rds"},
+    "preflight.__main__": {"boto3", "botocore"},
     "handler": {"aws_lambda_powertools", "boto3", "botocore", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
 }
 FILES = sorted(FOLDER.rglob("*.py"))
-MODULES = [path.stem for path in FILES if path.stem != "__init__"]
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+
+
+def room(path: Path) -> str:
+    """Return the dotted name of a file inside the house, which for a wing's face is the wing's."""
+    parts = path.relative_to(FOLDER).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = sorted(filter(None, map(room, FILES)))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: room(path) or HOUSE)
 each_module = pytest.mark.parametrize("module", MODULES)
+each_wing = pytest.mark.parametrize("wing", WINGS)
 
 
 def imports(source: str) -> set[str]:
@@ -74,15 +93,24 @@ def imports(source: str) -> set[str]:
     return found
 
 
+def file_of(module: str) -> Path:
+    path = FOLDER.joinpath(*module.split("."))
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
 def imports_of(module: str) -> set[str]:
-    return imports((FOLDER / f"{module}.py").read_text())
+    return imports(file_of(module).read_text())
 
 
 def rooms(names: set[str]) -> set[str]:
-    """Return the modules of the house among the imported names."""
-    parts = [name.split(".") for name in names]
-    seconds = {part[1] for part in parts if part[0] == HOUSE and len(part) > 1}
-    return seconds & {*ORDER, *MODULES} | {"*" for second in seconds if second == "*"}
+    """Return the modules of the house among the imported names: of each the longest that is a room."""
+    found = set()
+    for name in names:
+        house, *parts = name.split(".")
+        ways = [".".join(parts[:length]) for length in range(len(parts), 0, -1)]
+        if house == HOUSE and ways:
+            found |= {next((way for way in ways if way in {*ORDER, *MODULES}), "*" if "*" in parts else "")}
+    return found - {""}
 
 
 def strangers(names: set[str]) -> set[str]:
@@ -128,12 +156,12 @@ def test_a_room_of_the_house_is_known_by_its_full_name(source: str, found: set[s
     assert rooms(imports(source)) == found
 
 
-def test_the_house_is_one_flat_package() -> None:
-    assert {path.parent for path in FILES} == {FOLDER}
+def test_the_house_has_one_floor_and_two_wings() -> None:
+    assert {path.parent for path in FILES} == {FOLDER, *(FOLDER / wing for wing in WINGS)}
 
 
 def test_there_are_modules_to_look_at() -> None:
-    assert set(MODULES) >= {*PURE, "steps", "secrets_manager", "postgres", "handler"}
+    assert set(MODULES) >= {*PURE, *WINGS, "steps", "secrets_manager", "handler"}
 
 
 @each_module
@@ -147,17 +175,39 @@ def test_imports_only_what_stands_before_it(module: str) -> None:
 
 
 def test_the_package_itself_imports_nothing() -> None:
-    assert imports_of("__init__") == set()
+    assert imports((FOLDER / "__init__.py").read_text()) == set()
 
 
-@pytest.mark.parametrize("module", sorted({"steps", "strategies"} & set(MODULES)))
+@each_wing
+def test_a_wing_is_entered_by_its_face_which_defines_nothing(wing: str) -> None:
+    """The house outside names the wing; only its tests, and another wing, may name a room of it."""
+    face = ast.parse(file_of(wing).read_text())
+    assert {type(node) for node in face.body[1:]} <= {ast.ImportFrom, ast.Assign}
+    assert rooms(imports_of(wing)) <= {module for module in MODULES if module.startswith(f"{wing}.")}
+    outside = [module for module in MODULES if module.partition(".")[0] not in WINGS]
+    entered = {room for module in outside for room in rooms(imports_of(module)) if room.startswith(f"{wing}.")}
+    assert entered == set()
+
+
+@each_wing
+def test_a_room_of_a_wing_does_not_look_at_its_own_face(wing: str) -> None:
+    inside = [module for module in MODULES if module.startswith(f"{wing}.") and not module.endswith("__main__")]
+    assert not {module for module in inside if wing in rooms(imports_of(module))}
+
+
+def wing_of(module: str) -> str:
+    return module.partition(".")[0]
+
+
+@pytest.mark.parametrize("module", ["steps", "strategies", "rotation"])
 def test_what_is_decided_knows_no_adapter(module: str) -> None:
-    assert not rooms(imports_of(module)) & ADAPTERS
+    assert not {wing_of(room) for room in rooms(imports_of(module))} & ADAPTERS
 
 
-@pytest.mark.parametrize("module", sorted(ADAPTERS & set(MODULES)))
+@pytest.mark.parametrize("module", [module for module in MODULES if wing_of(module) in ADAPTERS])
 def test_an_adapter_knows_neither_the_steps_nor_another_adapter(module: str) -> None:
-    assert not rooms(imports_of(module)) & (ADAPTERS | {"steps", "strategies"})
+    known = {wing_of(room) for room in rooms(imports_of(module))}
+    assert not known & ((ADAPTERS | {"steps", "strategies", "rotation", "preflight"}) - {wing_of(module)})
 
 
 @each_module
@@ -174,9 +224,9 @@ def test_lets_in_no_more_of_the_outside_world_than_its_place_allows(module: str)
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("psycopg2", {"postgres"}),
-        ("boto3", {"handler", "preflight"}),
-        ("aws_lambda_powertools", {"handler", "preflight"}),
+        ("psycopg2", {"postgres.login", "postgres.session"}),
+        ("boto3", {"handler", "preflight.__main__"}),
+        ("aws_lambda_powertools", {"handler"}),
         ("local", set()),
         ("tests", set()),
         ("examples", set()),
@@ -196,8 +246,9 @@ def test_says_in_the_first_line_and_in_one_sentence_what_the_module_is_for(path:
 
 @each_module
 def test_bears_a_name_that_says_what_is_in_it(module: str) -> None:
-    assert not re.search(r"(^|_)(utils?|helpers?|commons?|managers?|base)($|_)", module.replace("secrets_manager", ""))
-    assert module not in sys.stdlib_module_names
+    name = module.rpartition(".")[2]
+    assert not re.search(r"(^|_)(utils?|helpers?|commons?|managers?|base)($|_)", name.replace("secrets_manager", ""))
+    assert name == "__main__" or name not in sys.stdlib_module_names
 
 
 @pytest.mark.parametrize("module", PURE)

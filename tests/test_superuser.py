@@ -18,17 +18,17 @@ from rotation_lambda.rds import Rds, Server
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.superuser import Superusers
-from tests.fakes import FakeRds, FakeSecretsManager
-from tests.leaks import everything_in
 from tests.test_rds import ARN as RDS_ARN
 from tests.test_rds import DOMAIN, Subject, cluster, described, instance
+from tests.worlds.fakes import FakeRds, FakeSecretsManager
+from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_rds import RDSClient
 
-    from local.secrets_manager import SecretsManagerServer
+    from local.servers.secrets_manager import SecretsManagerServer
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/master-d4E5f6"
 VERSION = "5" * 32

@@ -1,0 +1,154 @@
+"""Where credentials are used: log in to PostgreSQL, and tell what the server answered."""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import psycopg2
+
+from rotation_lambda.credential import SslMode
+from rotation_lambda.errors import (
+    AuthenticationMethodError,
+    ConnectionFailedError,
+    DatabaseError,
+    DatabaseTimeoutError,
+    HostNotFoundError,
+    TlsError,
+)
+from rotation_lambda.postgres import tls
+from rotation_lambda.postgres.answers import name_login, read_answer
+from rotation_lambda.postgres.session import MD5, SCRAM, Session, wait
+from rotation_lambda.settings import PLATFORM_ROOTS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rotation_lambda.credential import Credential
+    from rotation_lambda.deadline import Deadline
+
+CONNECT_TIMEOUT_S = 5.0
+LOOK_TIMEOUT_S = 3.0
+
+_MD5_WANTED = "server requested a hashed password"
+
+
+def _addresses(credential: Credential) -> list[str]:
+    """Return the addresses of the credential's host, each once; HostNotFoundError where DNS has none."""
+    host, port = credential.address
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise HostNotFoundError(f"{name_login(credential)}: could not look up the host: {error.strerror}.") from None
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+@dataclass(frozen=True, slots=True)
+class Postgres:
+    """The door to every database server, with the TLS that a secret gets where it does not ask for its own.
+
+    Of libpq's environment only PGSSLMODE and PGSSLROOTCERT count, and they come by the settings. The other PG variables
+    are taken out of this process, as libpq would follow them elsewhere (PGHOSTADDR, PGSERVICE, PGOPTIONS …, PostgreSQL
+    32.15): the process is the function's own.
+    """
+
+    sslmode: SslMode
+    sslrootcert: str
+    deadline: Deadline
+    look_up: Callable[[Credential], list[str]] = _addresses
+
+    def __post_init__(self) -> None:
+        """Make libpq deaf to the environment."""
+        for name in [
+            name for name in os.environ if name.startswith("PG") and name not in {"PGSSLMODE", "PGSSLROOTCERT"}
+        ]:
+            del os.environ[name]
+        if self.sslrootcert == PLATFORM_ROOTS:
+            os.environ["SSL_CERT_FILE"] = tls.platform_roots()
+
+    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
+        """Return an open session in which the server itself, and no pooler, knows the credential's user.
+
+        The answer has three forms. *Accepted*: a session, or LoginNotAllowedError where the password is right and the
+        door stays shut. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
+
+        SCRAM is asked for first, with which a server proves that it knows the password and never learns it (RFC 5802).
+        Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
+        a server that asks for clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
+        """
+        try:
+            return self._connect(credential, SCRAM)
+        except AuthenticationMethodError as error:
+            if scram_only or _MD5_WANTED not in error.what:
+                raise
+        return self._connect(credential, MD5)
+
+    def _connect(self, credential: Credential, require_auth: str) -> Session:
+        """Try one address of the host after the other, until one answers."""
+        *others, last = self.look_up(credential)
+        for address in others:
+            try:
+                return self._connect_to(address, credential, require_auth)
+            except (ConnectionFailedError, DatabaseTimeoutError):
+                continue
+        return self._connect_to(last, credential, require_auth)
+
+    def _connect_to(self, address: str, credential: Credential, require_auth: str) -> Session:
+        sslmode = credential.sslmode or self.sslmode
+        verified = sslmode in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
+        host, port = credential.address
+        connection = None
+        try:
+            connection = psycopg2.connect(
+                host=credential.tls_server_name or host,
+                hostaddr=address,
+                port=port,
+                dbname=credential.dbname,
+                user=credential.username,
+                password=credential.password,
+                require_auth=require_auth,
+                sslmode=str(sslmode),
+                sslrootcert=self.sslrootcert if verified else "",
+                sslcertmode="disable",
+                channel_binding="prefer",
+                gssencmode="disable",
+                client_encoding="UTF8",
+                application_name="rotation_lambda",
+                async_=True,
+            )
+            wait(connection, min(CONNECT_TIMEOUT_S, self.deadline.left()))
+            session = Session(connection, credential, require_auth, self.deadline)
+            session.look_around()
+        except psycopg2.Error as error:
+            failure = read_answer(str(error), credential)
+        except TimeoutError as error:
+            failure = DatabaseTimeoutError(
+                f"{name_login(credential)}: no answer from {address} within {error} seconds."
+            )
+        except DatabaseError as error:
+            failure = error
+        else:
+            return session
+        if connection is not None:
+            connection.close()
+        if isinstance(failure, TlsError) and failure.hint is TlsError.hint:
+            failure = self._explain(failure, address, credential)
+        raise failure
+
+    def look_at_certificate(self, address: str, credential: Credential) -> tls.Certificate | None:
+        """Return the certificate of the server at one of the credential's addresses; None where it has no TLS."""
+        host, port = credential.address
+        seconds = min(LOOK_TIMEOUT_S, self.deadline.left())
+        return tls.look_at(address, port, credential.tls_server_name or host, self.sslrootcert, seconds)
+
+    def _explain(self, failure: TlsError, address: str, credential: Credential) -> TlsError:
+        """Add to libpq's words, which name none of it, what the certificate says and what was asked for."""
+        try:
+            certificate = self.look_at_certificate(address, credential)
+        except (OSError, ValueError):  # the witness is gone; libpq's own words have to do
+            return failure
+        name = credential.tls_server_name or credential.address[0]
+        told, hint = tls.advise(certificate, name, self.sslrootcert)
+        return TlsError(f"{failure.what} {told}".rstrip(), hint=hint)

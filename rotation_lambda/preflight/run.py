@@ -1,0 +1,113 @@
+"""A rotation's way, walked without changing anything: what would stop it, and what to do about it."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
+from rotation_lambda.errors import ConfigurationError
+from rotation_lambda.postgres import Postgres
+from rotation_lambda.preflight import database, secret, session, superuser
+from rotation_lambda.preflight.findings import Finding, Report, Status
+from rotation_lambda.rds import Rds
+from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import Settings, Strategy
+from rotation_lambda.staging import StagingLabel
+from rotation_lambda.strategies import KINDS
+from rotation_lambda.superuser import Superusers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mypy_boto3_rds import RDSClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+CHECKS = (
+    "timeout",
+    "environment",
+    *secret.CHECKS,
+    *database.CHECKS,
+    *session.CHECKS,
+    *superuser.CHECKS,
+)
+_AT_LEISURE_S = 120.0  # where no Lambda timeout sets an end
+
+
+@dataclass(frozen=True, slots=True)
+class Clients:
+    """How to make boto3's clients, none of whose calls outlasts a deadline."""
+
+    secrets_manager: Callable[[Deadline], SecretsManagerClient]
+    rds: Callable[[Deadline], RDSClient]
+
+
+def run(
+    secret_id: str,
+    clients: Clients,
+    environment: Mapping[str, str],
+    *,
+    seconds: float | None = None,
+    function_arn: str | None = None,
+) -> Report:
+    """Return the findings of all CHECKS, those that were not reached as well; `seconds` are what Lambda leaves.
+
+    A rotation's guards hold: where to connect and as whom is AWSCURRENT's to say, an AWSPENDING for another login is
+    reported instead of tried, and nothing is sent to a server that TLS or require_auth turns away.
+    """
+    began = time.monotonic()
+    deadline = Deadline(began + (seconds or _AT_LEISURE_S) - REPORT_S)
+    found = {
+        finding.check: finding
+        for finding in (
+            _timeout(seconds),
+            *_walk(secret_id, clients, environment, deadline, function_arn),
+        )
+    }
+    findings = tuple(found.get(check, _not_reached(check)) for check in CHECKS)
+    return Report(secret_id, findings, time.monotonic() - began)
+
+
+def _walk(
+    secret_id: str,
+    clients: Clients,
+    environment: Mapping[str, str],
+    deadline: Deadline,
+    function_arn: str | None,
+) -> Iterator[Finding]:
+    try:
+        settings = Settings.from_environment(environment)
+        postgres = Postgres(settings.sslmode, settings.sslrootcert, deadline)
+    except ConfigurationError as error:
+        yield Finding.failure("environment", error)
+        return
+    yield Finding("environment", Status.OK, f"strategy {settings.strategy}, PGSSLMODE {settings.sslmode}")
+    client = clients.secrets_manager(deadline)
+    versions = yield from secret.check_secret(SecretsManager(client, secret_id), settings, function_arn)
+    current = versions and versions.credential(StagingLabel.CURRENT)
+    if not (versions and current):
+        return
+    accepted = yield from database.check_database(postgres, versions, current)
+    if versions.strategy is Strategy.SINGLE_USER:
+        for check in superuser.CHECKS:
+            yield Finding(check, Status.NOT_REACHED, "not asked for by the strategy single-user")
+    elif accepted or (accepted is False and versions.strategy is Strategy.SUPERUSER):
+        superusers = Superusers(partial(SecretsManager, client), lambda: Rds(clients.rds(deadline)), settings.sslmode)
+        user = KINDS[versions.strategy].next_user(current)
+        yield from superuser.check_superuser(postgres, superusers, current, user, proved=accepted)
+
+
+def _timeout(seconds: float | None) -> Finding:
+    if seconds is None:
+        return Finding("timeout", Status.NOT_REACHED, "not inside AWS Lambda")
+    seen = f"Lambda leaves {seconds:.0f} seconds; a step needs {MINIMUM_S:.0f} at the worst"
+    if seconds >= MINIMUM_S:
+        return Finding("timeout", Status.OK, seen)
+    error = ConfigurationError(f"{seen}.", hint="Set the function's Timeout to 60 seconds (template.yaml does).")
+    return Finding.failure("timeout", error)
+
+
+def _not_reached(check: str) -> Finding:
+    return Finding(check, Status.NOT_REACHED, "another check stands in the way")

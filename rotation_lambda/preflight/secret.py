@@ -1,0 +1,282 @@
+"""A preflight's look at Secrets Manager: reachable, allowed, switched on, and is each value a credential."""
+
+from __future__ import annotations
+
+import socket
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from ipaddress import ip_address
+from math import log2
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from rotation_lambda.credential import Credential
+from rotation_lambda.errors import (
+    AccessDeniedError,
+    InvalidSecretError,
+    MissingVersionError,
+    RotationDisabledError,
+    RotationError,
+    SecretDeletedError,
+    SecretNotFoundError,
+)
+from rotation_lambda.preflight.findings import Finding, Status
+from rotation_lambda.settings import Strategy
+from rotation_lambda.staging import StagingLabel
+from rotation_lambda.strategies import KINDS, resolve
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from rotation_lambda.secrets_manager import Description, SecretsManager
+    from rotation_lambda.settings import PasswordPolicy, Settings
+
+REACH_TIMEOUT_S = 3.0
+ENOUGH_BITS = 80
+_WARN_SKEW_S, _MOST_SKEW_S = 60, 300  # AWS refuses a signature that is older than five minutes
+
+CHECKS = (
+    "Secrets Manager",
+    "clock",
+    "DescribeSecret",
+    "GetSecretValue",
+    "ListSecretVersionIds",
+    "GetRandomPassword",
+    "PutSecretValue",
+    "UpdateSecretVersionStage",
+    "KMS key",
+    "rotation",
+    "labels",
+    "secret",
+    "new password",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """What the labelled versions hold, a credential or the error that stands in its place; and what rotates them."""
+
+    ids: dict[StagingLabel, str]
+    values: dict[StagingLabel, Credential | RotationError]
+    strategy: Strategy = Strategy.SINGLE_USER
+
+    def credential(self, label: StagingLabel) -> Credential | None:
+        """Return the label's credential, if that can be read."""
+        value = self.values.get(label)
+        return value if isinstance(value, Credential) else None
+
+
+def check_secret(
+    secrets: SecretsManager, settings: Settings, function_arn: str | None
+) -> Generator[Finding, None, Versions | None]:
+    """Yield a finding for each of CHECKS that is reached; return what the labelled versions hold."""
+    endpoint = secrets.client.meta.endpoint_url
+    began = time.monotonic()
+    try:
+        description = secrets.describe()
+    except (AccessDeniedError, SecretNotFoundError, SecretDeletedError) as error:
+        yield _answered(endpoint, time.monotonic() - began)
+        yield Finding.failure("DescribeSecret", error)
+        if isinstance(error, AccessDeniedError):  # others may be missing as well: one report names them all
+            yield from _permissions(secrets, settings)
+        return None
+    except RotationError as error:
+        yield Finding("Secrets Manager", Status.FAILED, f"{error.what} {_way(endpoint)}", error.hint, error.code)
+        return None
+    yield _answered(endpoint, time.monotonic() - began)
+    yield check_clock("clock", description.clock, "Secrets Manager's")
+    yield Finding("DescribeSecret", Status.OK, "allowed")
+    yield from _permissions(secrets, settings)
+    yield _rotation(description, function_arn)
+    return (yield from _versions(secrets, description, settings))
+
+
+def _answered(endpoint: str, seconds: float) -> Finding:
+    return Finding("Secrets Manager", Status.OK, f"{_way(endpoint)} It answered in {seconds * 1000:.0f} ms.")
+
+
+def _way(endpoint: str) -> str:
+    """Tell how far one gets on the way to an endpoint: DNS, TCP, and whether it is an address of the VPC's."""
+    url = urlsplit(endpoint)
+    host, port = url.hostname or "", url.port or {"http": 80}.get(url.scheme, 443)
+    began = time.monotonic()
+    try:
+        address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        return f"DNS does not know {host} ({error.strerror})."
+    place = "a private address" if ip_address(address).is_private else "a public address"
+    try:
+        socket.create_connection((address, port), timeout=REACH_TIMEOUT_S).close()
+    except OSError as error:
+        return f"{host} is {address}, {place}; TCP to port {port} fails ({error.strerror or 'no answer'})."
+    return f"{host} is {address}, {place}; DNS and TCP took {(time.monotonic() - began) * 1000:.0f} ms."
+
+
+def check_clock(check: str, theirs: datetime | None, whose: str) -> Finding:
+    """Compare a clock with this machine's."""
+    if theirs is None:
+        return Finding(check, Status.NOT_REACHED, f"{whose} answer has no date.")
+    skew = abs((datetime.now(UTC) - theirs).total_seconds())
+    if skew <= _WARN_SKEW_S:
+        return Finding(check, Status.OK, f"{whose} clock and this one agree.")
+    status = Status.WARNING if skew < _MOST_SKEW_S else Status.FAILED
+    action = "Set the clock that is wrong: AWS refuses signatures five minutes off, and VALID UNTIL and TLS go by it."
+    return Finding(check, status, f"{whose} clock is {skew:.0f} seconds from this one.", action)
+
+
+def _permissions(secrets: SecretsManager, settings: Settings) -> Generator[Finding, None, None]:
+    """Ask what can be asked without changing anything; name what cannot."""
+    try:
+        number = len(secrets.list_secret_version_ids())
+    except RotationError as error:
+        yield Finding.failure("ListSecretVersionIds", error)
+    else:
+        yield Finding("ListSecretVersionIds", Status.OK, f"allowed; Secrets Manager keeps {number} versions")
+    try:
+        secrets.get_random_password(settings.password_policy)
+    except RotationError as error:
+        yield Finding.failure("GetRandomPassword", error)
+    else:
+        yield Finding("GetRandomPassword", Status.OK, "allowed, and it can make a password of this policy")
+    for action in ("PutSecretValue", "UpdateSecretVersionStage"):
+        yield Finding(
+            action,
+            Status.NOT_REACHED,
+            "cannot be tried without changing something; template.yaml grants it",
+            f"«aws iam simulate-principal-policy --action-names secretsmanager:{action}» asks IAM for the role.",
+        )
+
+
+def _rotation(description: Description, function_arn: str | None) -> Finding:
+    """Tell whether rotation is on, when it is due, and whether it comes here."""
+    versions = description.versions
+    if versions.deleted:
+        return Finding.failure("rotation", SecretDeletedError("The secret is marked for deletion."))
+    if versions.rotation_enabled is False:
+        return Finding.failure("rotation", RotationDisabledError("Rotation is disabled for this secret."))
+    if versions.rotation_enabled is None:
+        return Finding(
+            "rotation",
+            Status.OK,
+            "not configured yet",
+            "Once nothing fails here: «aws secretsmanager rotate-secret --rotation-lambda-arn ARN …» switches it on.",
+        )
+    last = description.last_rotated
+    seen = f"on, {description.schedule or 'without a schedule'}; last {f'{last:%Y-%m-%d %H:%M}' if last else 'never'}"
+    due = description.next_rotation
+    if due:
+        seen += f", next {due:%Y-%m-%d}"
+    if function_arn and description.function_arn and not _is_same_function(description.function_arn, function_arn):
+        return Finding(
+            "rotation",
+            Status.WARNING,
+            f"{seen}; it invokes {description.function_arn}, not this function",
+            "Point the secret's rotation to this function, or run the preflight of the other one.",
+        )
+    if due and due < datetime.now(UTC):
+        return Finding("rotation", Status.WARNING, f"{seen}, which is over", "Read the function's log of that day.")
+    return Finding("rotation", Status.OK, seen)
+
+
+def _is_same_function(one: str, other: str) -> bool:
+    """Compare two ARNs of a function, either of which may end in a version or an alias."""
+    return one.split(":")[:7] == other.split(":")[:7]
+
+
+def _versions(
+    secrets: SecretsManager, description: Description, settings: Settings
+) -> Generator[Finding, None, Versions | None]:
+    """Read what each label is on, once; a version that has two labels is read once."""
+    versions = description.versions
+    ids = {label: version for label in StagingLabel if (version := versions.with_label(label))}
+    read = {version: _read(secrets, version) for version in dict.fromkeys(ids.values())}
+    found = Versions(ids, {label: read[version] for label, version in ids.items()})
+    yield _labels(found)
+    if StagingLabel.CURRENT not in ids:
+        return None
+    current = found.values[StagingLabel.CURRENT]
+    if isinstance(current, RotationError):
+        allowed = isinstance(current, InvalidSecretError)  # what it holds is another matter
+        yield Finding.failure("secret" if allowed else "GetSecretValue", current)
+        return None
+    key = description.kms_key or "aws/secretsmanager, the AWS managed key"
+    yield Finding("GetSecretValue", Status.OK, "allowed")
+    yield Finding("KMS key", Status.OK, f"decrypts: {key}")
+    try:
+        strategy = resolve(settings.strategy, current)
+        user = KINDS[strategy].next_user(current)
+    except InvalidSecretError as error:
+        yield Finding.failure("secret", error)
+        return None
+    yield _fields(current, strategy, user)
+    yield _policy(current, settings.password_policy)
+    return replace(found, strategy=strategy)
+
+
+def _read(secrets: SecretsManager, version: str) -> Credential | RotationError:
+    """Return the version's credential; for one that is none, an error that lists all that is wrong with it."""
+    try:
+        text = secrets.get_secret_value(version)
+    except RotationError as error:
+        return error
+    faults = Credential.faults(text)
+    if not faults:
+        return Credential.parse(text)
+    return InvalidSecretError(" ".join(fault.what for fault in faults), hint=faults[0].hint)
+
+
+def _labels(found: Versions) -> Finding:
+    """Where is AWSPENDING? On AWSCURRENT's version or on none it is at rest."""
+    pending, current = found.ids.get(StagingLabel.PENDING), found.ids.get(StagingLabel.CURRENT)
+    if current is None:
+        error = MissingVersionError(
+            "No version has AWSCURRENT: there is nothing to rotate from.",
+            hint="Store the credential first, with «aws secretsmanager put-secret-value».",
+        )
+        return Finding.failure("labels", error)
+    if pending is None or pending == current:
+        return Finding("labels", Status.OK, f"AWSCURRENT is on version {current}; no rotation is under way")
+    holds = "which is empty" if isinstance(found.values[StagingLabel.PENDING], MissingVersionError) else "with a value"
+    return Finding(
+        "labels",
+        Status.WARNING,
+        f"AWSCURRENT is on version {current}, AWSPENDING on {pending}, {holds}: a rotation is at work, or got stuck",
+        "If none is at work: «aws secretsmanager rotate-secret» goes on from there. Do not take AWSPENDING away.",
+    )
+
+
+def _fields(credential: Credential, strategy: Strategy, user: str) -> Finding:
+    """List the secret's keys, all but the password's value."""
+    host, port = credential.address
+    told = {
+        "host": credential.host,
+        "port": credential.port,
+        "dbname": ascii(credential.dbname),
+        "username": ascii(credential.username),
+        "sslmode": credential.sslmode or "of PGSSLMODE",
+        "tlsServerName": credential.tls_server_name,
+        "rotationHost": credential.rotation_host and host,
+        "rotationPort": credential.rotation_port and port,
+        "masterarn": credential.masterarn,
+        "strategy": strategy,
+        "next user": user != credential.username and ascii(user),
+    }
+    return Finding("secret", Status.OK, ", ".join(f"{key} {value}" for key, value in told.items() if value))
+
+
+def _policy(current: Credential, policy: PasswordPolicy) -> Finding:
+    """Measure what the next password will be, and say whether today's is one of that kind."""
+    characters = policy.characters
+    bits = policy.length * log2(len(characters))
+    seen = f"{policy.length} of {len(characters)} characters, about {bits:.0f} bits"
+    fits = len(current.password) == policy.length and set(current.password) <= characters
+    seen += "; AWSCURRENT is of that kind" if fits else "; AWSCURRENT is of another kind, until the next rotation"
+    if bits < ENOUGH_BITS:
+        return Finding(
+            "new password",
+            Status.WARNING,
+            seen,
+            f"Raise PASSWORD_LENGTH or exclude less: {ENOUGH_BITS} bits withstand guessing from a stolen verifier.",
+        )
+    return Finding("new password", Status.OK, seen)

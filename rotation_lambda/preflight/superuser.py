@@ -1,0 +1,65 @@
+"""A preflight's look at the superuser: its secret, its login, and what it would change besides the password."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, RotationError
+from rotation_lambda.postgres.answers import name_login
+from rotation_lambda.preflight.findings import Finding, Status
+from rotation_lambda.preflight.session import check_own_password
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rotation_lambda.credential import Credential
+    from rotation_lambda.postgres import Postgres, Session
+    from rotation_lambda.superuser import Superusers
+
+CHECKS = ("superuser secret", "superuser login")
+
+
+def check_superuser(
+    database: Postgres, superusers: Superusers, current: Credential, user: str, *, proved: bool
+) -> Iterator[Finding]:
+    """Yield a finding for each of CHECKS, and one for the change of the user's password.
+
+    `proved` says that AWSCURRENT has logged in. What a rotation would do before it changes the password is tried out
+    and rolled back, for only that tells what the superuser may.
+    """
+    try:
+        superuser = superusers.of(current)
+    except RotationError as error:
+        yield Finding.failure("superuser secret", error)
+        return
+    (host, port), same = superuser.address, superuser.address == current.address
+    seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
+    yield Finding("superuser secret", Status.OK, seen)
+    try:
+        session = database.log_in(superuser, scram_only=True)
+    except DatabaseError as error:
+        yield Finding.failure("superuser login", error)
+        return
+    with session:
+        if session.in_recovery:
+            standby = DatabaseReadOnlyError(f"{name_login(superuser)}: the server is in recovery, a standby.")
+            yield Finding.failure("superuser login", standby)
+            return
+        yield Finding("superuser login", Status.OK, f"is let in, by {session.authentication}, {session.encryption}")
+        yield _change(session, current, user, proved=proved)
+
+
+def _change(session: Session, current: Credential, user: str, *, proved: bool) -> Finding:
+    own = check_own_password(session.credential, session.survey())
+    if own.status is not Status.OK:
+        return own
+    try:
+        plan = session.rehearse(current, current.with_password(current.password, user), proved=proved)
+    except DatabaseError as error:
+        return Finding.failure(own.check, error)
+    seen = f"the superuser may set the password of {user!a}"
+    if plan.changes:
+        seen += f", and will do before: {' '.join(map(str, plan.changes))}"
+    if plan.notes:
+        return Finding(own.check, Status.WARNING, seen, " ".join(plan.notes))
+    return Finding(own.check, Status.OK, seen)

@@ -1,0 +1,148 @@
+"""The built function is the wheel and its runtime dependencies for Lambda's machine, and the same at every build."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import io
+import os
+import re
+import struct
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rotation_lambda import __version__
+from tests import ROOT
+from tests.deployment import cloudformation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ELF_MACHINE = {"x86_64": 62, "arm64": 183}  # elf(5), e_machine
+MOST_BYTES = 8_000_000
+SOURCE = ("Makefile", "pyproject.toml", "LICENSE", "requirements.txt", "requirements-build.txt", "lambda")
+FUNCTION = cloudformation.as_written()["Resources"]["RotationFunction"]["Properties"]
+
+
+def make_environment() -> dict[str, str]:
+    """Return what a shell outside the virtual environment has, pip's own settings for its registry included."""
+    kept = {name: value for name, value in os.environ.items() if name in {"PATH", "HOME"} or name.startswith("PIP_")}
+    return {**kept, "LC_ALL": "C.UTF-8", "SAM_CLI_TELEMETRY": "0", "PYTHON": sys.executable}
+
+
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> None:
+    ended = subprocess.run(
+        command, cwd=cwd, env={**make_environment(), **environment}, capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+def sam_build(architecture: str, folder: Path) -> Path:
+    parameter = f"Architecture={architecture}"
+    sam = str(Path(sys.executable).with_name("sam"))
+    run(sam, "build", "--build-dir", str(folder), "--parameter-overrides", parameter)
+    return folder / "RotationFunction"
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Path]:
+    folder = tmp_path_factory.mktemp("build")
+    return {architecture: sam_build(architecture, folder / architecture) for architecture in ELF_MACHINE}
+
+
+@pytest.fixture(params=ELF_MACHINE)
+def architecture(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, str]]:
+    """Return the permissions and the hash of every file."""
+    return {
+        str(file.relative_to(folder)): (file.stat().st_mode & 0o777, hashlib.sha256(file.read_bytes()).hexdigest())
+        for file in folder.rglob("*")
+        if file.is_file()
+    }
+
+
+def top(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_holds_the_wheel_and_what_it_needs_and_nothing_else(built: Mapping[str, Path], architecture: str) -> None:
+    locked = re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
+    distributions = {f"{name.replace('-', '_')}-{version}.dist-info" for name, version in locked}
+    packages = {"aws_lambda_powertools", "jmespath", "psycopg2", "psycopg2_binary.libs", "typing_extensions.py"}
+    own = {"rotation_lambda", f"rotation_lambda-{__version__}.dist-info"}
+    assert top(built[architecture]) == distributions | packages | own
+
+
+def test_holds_the_whole_house(built: Mapping[str, Path], architecture: str) -> None:
+    house = ROOT / "rotation_lambda"
+    files = {str(path.relative_to(house)) for path in house.rglob("*") if path.suffix in {".py", ".pem"}}
+    shipped = built[architecture] / "rotation_lambda"
+    assert {str(path.relative_to(shipped)) for path in shipped.rglob("*") if path.is_file()} == files
+
+
+def test_holds_the_handler_that_the_template_names(built: Mapping[str, Path], architecture: str) -> None:
+    module, _, name = FUNCTION["Handler"].rpartition(".")
+    source = (built[architecture] / module.replace(".", "/")).with_suffix(".py").read_text()
+    assert name in {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
+
+
+def test_has_no_compiled_python_and_no_program(built: Mapping[str, Path], architecture: str) -> None:
+    assert not [name for name in contents(built[architecture]) if name.endswith(".pyc") or name.startswith("bin/")]
+
+
+def test_is_for_the_machine_and_the_python_of_the_template(built: Mapping[str, Path], architecture: str) -> None:
+    libraries = [path for path in built[architecture].rglob("*") if re.search(r"\.so(\.|$)", path.name)]
+    assert {struct.unpack_from("<H", path.read_bytes(), 18)[0] for path in libraries} == {ELF_MACHINE[architecture]}
+    [driver] = built[architecture].glob("psycopg2/_psycopg.*.so")
+    assert f"cpython-{FUNCTION['Runtime'].removeprefix('python').replace('.', '')}-" in driver.name
+
+
+def test_is_readable_for_lambda_whatever_the_umask(built: Mapping[str, Path], architecture: str) -> None:
+    assert {mode & 0o644 for mode, _ in contents(built[architecture]).values()} == {0o644}
+
+
+def test_is_small(built: Mapping[str, Path], architecture: str) -> None:
+    package = io.BytesIO()
+    with zipfile.ZipFile(package, "w", zipfile.ZIP_DEFLATED) as file:
+        for name in contents(built[architecture]):
+            file.write(built[architecture] / name, name)
+    assert len(package.getvalue()) < MOST_BYTES
+
+
+def test_is_the_same_when_built_again_elsewhere(built: Mapping[str, Path], tmp_path: Path) -> None:
+    """From a clone in another place, whose path has a space, under another umask, and by make alone."""
+    clone = tmp_path / "an other"
+    artifacts = tmp_path / "artifacts"
+    artifacts.mkdir()
+    clone.mkdir()
+    for name in (*SOURCE, "rotation_lambda"):
+        run("cp", "-R", str(ROOT / name), str(clone))
+    make = f'umask 077; exec make --makefile "{clone}/Makefile" build-RotationFunction'
+    run("sh", "-c", make, cwd=clone / "lambda" / "x86_64", ARTIFACTS_DIR=str(artifacts))
+    assert contents(artifacts) == contents(built["x86_64"])
+
+
+def test_leaves_the_repository_as_it_was(built: Mapping[str, Path]) -> None:
+    left = {path.name for path in (ROOT / "lambda").rglob("*")}
+    assert left == {"x86_64", "arm64", "platforms"}
+    assert not list(ROOT.glob("*.egg-info"))
+    assert not (ROOT / "build" / "lib").exists()
+
+
+def test_every_dependency_that_ships_is_pinned_by_hash() -> None:
+    for file in ("requirements.txt", "requirements-build.txt"):
+        requirements = re.split(r"\n(?=[a-z])", (ROOT / file).read_text().strip())
+        assert all(re.match(r"[\w-]+==\S+ \\\n +--hash=sha256:", requirement) for requirement in requirements)
+
+
+def test_the_version_stands_in_one_place() -> None:
+    assert __version__ not in (ROOT / "pyproject.toml").read_text()
+    assert __version__ not in (ROOT / "template.yaml").read_text().partition("Resources:")[2]

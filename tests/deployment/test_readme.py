@@ -1,0 +1,113 @@
+"""What the README says about deploying is true of the template, the makefile, samconfig.toml and SAM itself."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import tomllib
+
+import pytest
+
+from tests import ROOT
+from tests.deployment.cloudformation import as_written, deploy
+from tests.deployment.test_template import run
+
+README = "\n".join(file.read_text() for file in sorted(ROOT.glob("README*.md")))
+TEMPLATE = as_written()
+CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
+
+
+def starting_with(program: str) -> list[list[str]]:
+    """Return the words after the program's name, of every line of a shell block that begins with it."""
+    blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", README, re.DOTALL | re.MULTILINE)
+    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
+
+
+def overrides() -> list[dict[str, str]]:
+    """Return the answers of every `make deploy` that gives any."""
+    arguments = [word[5:] for line in starting_with("make") for word in line if word.startswith("ARGS=")]
+    given = [shlex.split(words.partition("--parameter-overrides ")[2]) for words in arguments]
+    return [dict(answer.split("=", 1) for answer in answers) for answers in given if answers]
+
+
+def test_the_table_has_every_parameter_with_its_default() -> None:
+    table = re.findall(r"^\| `(\w+)` \| (?:`(.+?)`)? ?\| (\S.*) \|$", README, re.MULTILINE)
+    assert {name: default for name, default, _ in table if name in TEMPLATE["Parameters"]} == {
+        name: str(body["Default"]) for name, body in TEMPLATE["Parameters"].items()
+    }
+
+
+def test_the_table_says_what_the_template_says() -> None:
+    for name, body in TEMPLATE["Parameters"].items():
+        assert re.search(rf"^\| `{name}` \| .*\| {re.escape(body['Description'])}", README, re.MULTILINE), name
+
+
+@pytest.mark.parametrize("answers", overrides(), ids=lambda answers: "-".join(answers)[:60])
+def test_every_example_deploys(answers: dict[str, str]) -> None:
+    deploy(answers)
+
+
+def test_there_are_examples() -> None:
+    assert len(overrides()) >= 6
+
+
+def test_names_every_output_and_no_other() -> None:
+    [named] = re.findall(r"^Outputs: (.*?)\.$", README, re.DOTALL | re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", named)) == TEMPLATE["Outputs"].keys()
+    assert set(re.findall(r"OutputKey=='(\w+)'", README)) <= TEMPLATE["Outputs"].keys()
+
+
+def test_names_no_parameter_that_there_is_not() -> None:
+    named = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:=[\w-]*)?`", README))
+    known = TEMPLATE["Parameters"].keys() | TEMPLATE["Outputs"].keys() | {"HostedRotationLambda"}
+    assert {name for name in named if name.startswith(("Secret", "Superuser", "Kms", "Exclude", "Rotat"))} <= known
+
+
+def test_every_make_target_is_there() -> None:
+    targets = set(re.findall(r"^([a-z]+):.*## ", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {line[0] for line in starting_with("make")} | set(re.findall(r"`make ([a-z]+)", README))
+    assert named <= targets
+    assert {"build", "deploy", "events", "local"} <= named
+
+
+def test_sam_knows_every_command_and_option() -> None:
+    used: dict[tuple[str, ...], set[str]] = {}
+    for words in starting_with("sam"):
+        command = tuple(itertools.takewhile(lambda word: not word.startswith("-"), words))
+        used.setdefault(command, set()).update(word for word in words if word.startswith("-"))
+    assert used.keys() >= {("local", "invoke"), ("local", "start-lambda"), ("delete",)}
+    for command, options in used.items():
+        assert options <= set(re.findall(r"--[\w-]+", run("sam", *command, "--help"))), command
+
+
+def test_every_event_is_there() -> None:
+    named = set(re.findall(r"build/local/(\w+)\.json", README))
+    assert {"create_secret", "set_secret", "test_secret", "finish_secret"} <= named
+    assert named <= {file.stem for file in (ROOT / "events").glob("*.json")}
+
+
+@pytest.mark.parametrize("environment", ["default", "dev", "prod"])
+def test_samconfig_deploys_each_environment_without_flags(environment: str) -> None:
+    section = CONFIG[environment]
+    assert section["global"]["parameters"]["stack_name"].startswith("secret-rotation")
+    assert section["deploy"]["parameters"]["capabilities"] == "CAPABILITY_IAM"
+    assert section["deploy"]["parameters"]["resolve_s3"] is True
+    assert section["build"]["parameters"]["cached"] is False
+
+
+def test_samconfig_has_three_environments_and_three_stacks() -> None:
+    environments = {name for name in CONFIG if name != "version"}
+    assert environments == {"default", "dev", "prod"}
+    assert len({CONFIG[name]["global"]["parameters"]["stack_name"] for name in environments}) == 3
+
+
+def test_samconfig_leads_sam_local_to_what_make_events_writes() -> None:
+    for command in ("local_invoke", "local_start_lambda"):
+        parameters = CONFIG["default"][command]["parameters"]
+        assert (parameters["template_file"], parameters["env_vars"]) == (
+            "build/local/template.yaml",
+            "build/local/environment.json",
+        )
+        assert parameters["region"] == "us-east-1"

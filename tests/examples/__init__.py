@@ -1,0 +1,1 @@
+"""What applications copy, through real rotations."""

@@ -1,0 +1,585 @@
+"""Applications built on examples/ live through rotations, ask little of Secrets Manager, and tell no secret."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from threading import Barrier
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import cfnlint.api
+import psycopg2
+import pytest
+import sqlalchemy
+from aws_lambda_powertools.utilities.parameters.base import clear_caches
+from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+from samcli.yamlhelper import yaml_parse
+
+from examples import database as example
+from examples.database import REFUSED, Database
+from examples.engine import create_engine_for
+from examples.secret import read_secret, read_version
+from local import rotation
+from local.clients import make_provider, run_clients
+from local.servers.secrets_manager import run_secrets_manager
+from tests import ROOT
+from tests.deployment import cloudformation
+from tests.worlds.leaks import everything_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from local.servers.postgres import PostgresServer
+    from local.servers.secrets_manager import SecretsManagerServer
+    from tests.conftest import Role, Secret
+
+REFUSAL = "password authentication failed"
+SECTION = "## Read the secret from your application\n"
+CHANGE = ["createSecret", "setSecret"]
+FINISH = ["testSecret", "finishSecret"]
+
+
+@dataclass(frozen=True, slots=True)
+class Application:
+    """A process with a credential of its own: the role, its secret, the example's Database, and what that reads."""
+
+    role: Role
+    secret: Secret
+    database: Database
+    reads: list[str]
+    invoke: rotation.Invoke
+    refuse: dict[str, str]
+
+    def log_in(self, **parameters: object) -> None:
+        self.database.connect(**parameters).close()
+
+    def begin_rotation(self) -> str:
+        """Bring a rotation into the window: the database wants AWSPENDING. Return its token."""
+        server = self.secret.server
+        token = rotation.begin(server.client(), self.secret.arn, server.function_arn)
+        rotation.invoke_steps(self.invoke, self.secret.arn, token, steps=CHANGE)
+        return token
+
+    def finish_rotation(self, token: str) -> None:
+        rotation.invoke_steps(self.invoke, self.secret.arn, token, steps=FINISH)
+
+    def put_pending(self, token: str, value: str) -> None:
+        self.secret.server.client().put_secret_value(
+            SecretId=self.secret.arn, ClientRequestToken=token, VersionStages=["AWSPENDING"], SecretString=value
+        )
+
+    def put(self, value: object) -> None:
+        """Make another value AWSCURRENT, which is not the function's doing."""
+        text = value if isinstance(value, str) else json.dumps(value)
+        self.secret.server.client().put_secret_value(SecretId=self.secret.arn, SecretString=text)
+
+
+@pytest.fixture(autouse=True)
+def surroundings(
+    secrets_manager: SecretsManagerServer, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[None]:
+    """Give the test the environment of an application, and an empty cache."""
+    for name, value in {**secrets_manager.environment, "PGSSLROOTCERT": str(postgres.ca_file)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(example, "DEADLINE_S", 5)
+    clear_caches()  # type: ignore[no-untyped-call]
+    yield
+    clear_caches()  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture
+def role(postgres: PostgresServer, make_role: Callable[..., Role]) -> Role:
+    return make_role(postgres)
+
+
+@pytest.fixture
+def application(role: Role, make_secret: Callable[[object], Secret], invoke: rotation.Invoke) -> Application:
+    secret = make_secret(role.document)
+    client = secret.server.client()
+    refuse: dict[str, str] = {}
+    refuse_reading(client, refuse)
+    provider, reads = make_provider(client)
+    return Application(role, secret, Database(secret.arn, provider), reads, invoke, refuse)
+
+
+def refuse_reading(client: Any, refuse: dict[str, str]) -> None:  # noqa: ANN401 - its stubs know no hook that answers
+    """Let GetSecretValue fail for the labels of `refuse`, with the error code it has for them, as IAM would."""
+
+    def answer(params: dict[str, Any], **_: object) -> tuple[object, object] | None:
+        label = json.loads(params["body"])["VersionStage"]
+        if label not in refuse:
+            return None
+        error = {"Code": refuse[label], "Message": "the role is not authorized to perform this action"}
+        return SimpleNamespace(status_code=400), {"Error": error, "ResponseMetadata": {"HTTPStatusCode": 400}}
+
+    client.meta.events.register("before-call.secretsmanager.GetSecretValue", answer)
+
+
+def labels_allowed(statement: Mapping[str, Any]) -> set[str]:
+    """Return the labels that a policy's statement lets a role read, if it is of the only form that is let pass."""
+    assert (statement["Effect"], statement["Action"]) == ("Allow", "secretsmanager:GetSecretValue")
+    [(operator, condition)] = statement["Condition"].items()
+    assert operator == "ForAnyValue:StringEquals"  # ForAllValues would let pass what names no label
+    [(key, labels)] = condition.items()
+    assert key == "secretsmanager:VersionStage"
+    return set(labels)
+
+
+def failure(application: Application, error: type[Exception], match: str, **parameters: object) -> Exception:
+    """Log in, which fails at once and asks nothing more of Secrets Manager; return the error."""
+    began, asked = time.monotonic(), len(application.reads)
+    with pytest.raises(error, match=match) as caught:
+        application.log_in(**parameters)
+    assert time.monotonic() - began < example.DEADLINE_S
+    assert len(application.reads) - asked <= 1
+    assert application.role.password not in everything_in(caught.value)
+    return caught.value
+
+
+class TestReading:
+    def test_reads_once_and_remembers(self, make_secret: Callable[[object], Secret]) -> None:
+        secret = make_secret({"username": "shop", "password": "first"})
+        secret.server.calls.clear()
+        assert [read_secret(secret.arn)["password"] for _ in range(3)] == ["first"] * 3
+        assert secret.server.calls == ["GetSecretValue"]
+
+    def test_reads_again_what_is_older_than_asked_for(self, make_secret: Callable[[object], Secret]) -> None:
+        secret = make_secret({"password": "first"})
+        read_secret(secret.arn, max_age_s=0)
+        secret.server.client().put_secret_value(SecretId=secret.arn, SecretString='{"password": "second"}')
+        assert read_secret(secret.arn, max_age_s=0) == {"password": "second"}
+
+    def test_reads_what_a_customer_managed_key_encrypts(self, secrets_manager: SecretsManagerServer) -> None:
+        key = secrets_manager.client("kms").create_key()["KeyMetadata"]["KeyId"]
+        secrets_manager.client().create_secret(Name="test/shop/key", SecretString='{"a": 1}', KmsKeyId=key)
+        assert read_secret("test/shop/key") == {"a": 1}
+
+    def test_another_version_does_not_become_everybodys(self, make_secret: Callable[[object], Secret]) -> None:
+        secret = make_secret({"password": "first"})
+        secret.server.client().put_secret_value(SecretId=secret.arn, SecretString='{"password": "second"}')
+        for _ in range(2):
+            assert read_version(secret.arn, "AWSPREVIOUS") == {"password": "first"}
+            assert read_secret(secret.arn) == {"password": "second"}
+
+    @pytest.mark.parametrize("value", ["no JSON: hunter2", b"\xff hunter2"])
+    def test_an_error_does_not_carry_along_what_is_not_json(
+        self, value: str | bytes, secrets_manager: SecretsManagerServer
+    ) -> None:
+        kind = "SecretString" if isinstance(value, str) else "SecretBinary"
+        name = f"test/shop/{kind}"
+        secrets_manager.client().create_secret(Name=name, **{kind: value})
+        for read in (read_secret, lambda name: read_version(name, "AWSCURRENT")):
+            with pytest.raises(ValueError, match="does not hold JSON") as caught:
+                read(name)
+            assert "hunter2" not in everything_in(caught.value)
+
+    def test_says_that_it_may_not_read(self) -> None:
+        with pytest.raises(GetParameterError, match="ResourceNotFoundException"):
+            read_secret("test/shop/none")
+
+
+class TestConnecting:
+    def test_reads_once_for_many_sessions(self, application: Application) -> None:
+        for _ in range(3):
+            application.log_in()
+        assert application.reads == ["AWSCURRENT"]
+
+    def test_verifies_the_server_and_sends_no_password(self, application: Application) -> None:
+        with closing(application.database.connect(application_name="shop")) as connection:
+            given = connection.info.dsn_parameters
+        assert (given["sslmode"], given["require_auth"]) == ("verify-full", "scram-sha-256")
+        assert (given["application_name"], given["connect_timeout"]) == ("shop", "5")
+
+    def test_the_login_is_the_secrets_alone(self, application: Application) -> None:
+        application.log_in(user="postgres", password="wrong", host="elsewhere.invalid")
+
+    def test_reads_again_when_the_password_is_refused(self, application: Application) -> None:
+        application.log_in()
+        application.put({**application.role.document, "password": "new"})
+        application.role.alter("PASSWORD 'new'")
+        application.log_in()
+        assert application.reads == ["AWSCURRENT"] * 2
+
+    def test_turns_to_pending_in_the_window_and_stays_there(self, application: Application) -> None:
+        application.log_in()
+        token = application.begin_rotation()
+        for _ in range(3):
+            application.log_in()
+        application.finish_rotation(token)
+        application.log_in()
+        assert application.reads == ["AWSCURRENT", "AWSCURRENT", "AWSPENDING"]
+
+    def test_returns_to_current_when_it_was_put_back(self, application: Application) -> None:
+        application.begin_rotation()
+        application.log_in()
+        application.role.alter(f"PASSWORD '{application.role.password}'")
+        application.log_in()
+        assert application.reads[-1] == "AWSCURRENT"
+
+    @pytest.mark.parametrize("code", ["AccessDeniedException", "ResourceNotFoundException", "InternalServiceError"])
+    def test_waits_for_the_end_of_the_window_where_pending_cannot_be_read(
+        self, application: Application, code: str
+    ) -> None:
+        """Not for this role to read, or without a value (the same error as for a label that is nowhere)."""
+        application.refuse["AWSPENDING"] = code
+        application.log_in()
+        token = application.begin_rotation()
+        self.check_waiting(application, token)
+
+    @pytest.mark.parametrize("value", ["no JSON", '{"password": "of nothing"}', '{"host": "h", "username": "u"}'])
+    def test_waits_for_the_end_of_the_window_where_pending_is_no_credential(
+        self, application: Application, value: str
+    ) -> None:
+        application.log_in()
+        token = application.begin_rotation()
+        pending = json.dumps(application.secret.document("AWSPENDING"))
+        application.put_pending(token, value)
+        self.check_waiting(application, token, lambda: application.put_pending(token, pending))
+
+    def check_waiting(
+        self, application: Application, token: str, before_the_end: Callable[[], object] = lambda: None
+    ) -> None:
+        with ThreadPoolExecutor(1) as pool:
+            session = pool.submit(application.log_in)
+            time.sleep(0.6)
+            assert not session.done()
+            before_the_end()
+            application.finish_rotation(token)
+            session.result(timeout=10)
+        assert 2 < len(application.reads) <= 15
+
+    def test_a_pending_of_another_server_learns_nothing(
+        self, application: Application, make_role: Callable[..., Role]
+    ) -> None:
+        """Whoever writes AWSPENDING might name a server that asks for the password in clear text."""
+        other = make_role(application.role.server)
+        application.log_in()
+        token = application.begin_rotation()
+        application.put_pending(token, json.dumps(other.document))
+        server = application.role.server
+        server.use_hba(f"hostssl all {other.name} all password", server.default_hba)
+        try:
+            with pytest.raises(psycopg2.OperationalError, match="authentication method requirement"):
+                application.log_in()
+        finally:
+            server.use_hba(server.default_hba)
+
+    def test_threads_share_one_reading(self, application: Application) -> None:
+        application.log_in()
+        application.begin_rotation()
+        with ThreadPoolExecutor(8) as pool:
+            start = Barrier(8)
+
+            def log_in(_: int) -> None:
+                start.wait()
+                application.log_in()
+
+            list(pool.map(log_in, range(8)))
+        assert application.reads == ["AWSCURRENT", "AWSCURRENT", "AWSPENDING"]
+
+
+class TestFailing:
+    def test_gives_up_at_the_deadline_without_a_storm(
+        self, application: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Somebody changed the password by hand, in the middle of a rotation: nothing in Secrets Manager logs in."""
+        monkeypatch.setattr(example, "DEADLINE_S", 1)
+        caplog.set_level(logging.DEBUG)
+        application.log_in()
+        application.begin_rotation()
+        application.role.alter("PASSWORD 'by hand'")
+        pending = application.secret.document("AWSPENDING")["password"]
+        application.reads.clear()
+        began = time.monotonic()
+        with ThreadPoolExecutor(8) as pool:
+            errors = [work.exception() for work in [pool.submit(application.log_in) for _ in range(8)]]
+        seconds = time.monotonic() - began
+        assert seconds < 8
+        assert len(application.reads) <= 2 * (1 + seconds / example.READ_AGAIN_S)
+        for error in errors:
+            assert isinstance(error, psycopg2.OperationalError)
+            assert REFUSED.search(str(error))
+            assert application.secret.arn in error.__notes__[0]
+            told = everything_in(error) + caplog.text + repr(application.database)
+            assert [secret for secret in (application.role.password, pending, "by hand") if secret in told] == []
+
+    def test_a_wrong_database_is_no_reason_to_read_again(self, application: Application) -> None:
+        application.put({**application.role.document, "dbname": "none"})
+        failure(application, psycopg2.OperationalError, 'database "none" does not exist')
+
+    def test_an_unreachable_server_is_none(self, application: Application) -> None:
+        application.put({**application.role.document, "port": 1})
+        failure(application, psycopg2.OperationalError, "Connection refused")
+
+    def test_a_server_with_another_name_is_none(self, application: Application) -> None:
+        application.put({**application.role.document, "host": "127.0.0.1"})
+        failure(application, psycopg2.OperationalError, "server certificate for")
+
+    def test_a_server_that_rds_does_not_vouch_for_is_none(
+        self, application: Application, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.delenv("PGSSLROOTCERT")
+        failure(application, psycopg2.OperationalError, f'root certificate file "{example.RDS_BUNDLE}" does not exist')
+        monkeypatch.setattr(example, "RDS_BUNDLE", ROOT / "rotation_lambda" / example.RDS_BUNDLE.name)
+        failure(application, psycopg2.OperationalError, "certificate verify failed")
+
+    def test_a_server_that_asks_for_the_password_is_none(self, application: Application) -> None:
+        server = application.role.server
+        server.use_hba(f"hostssl all {application.role.name} all password", server.default_hba)
+        try:
+            failure(application, psycopg2.OperationalError, "server requested a cleartext password")
+        finally:
+            server.use_hba(server.default_hba)
+
+    def test_says_that_current_may_not_be_read(self, application: Application) -> None:
+        application.refuse["AWSCURRENT"] = "AccessDeniedException"
+        failure(application, GetParameterError, "AccessDeniedException")
+
+    def test_says_that_current_may_not_be_read_any_more(self, application: Application) -> None:
+        application.log_in()
+        application.refuse["AWSCURRENT"] = "AccessDeniedException"
+        application.role.alter("PASSWORD 'new'")
+        failure(application, GetParameterError, "AccessDeniedException")
+
+    def test_says_that_the_secret_is_deleted(self, application: Application) -> None:
+        application.secret.server.client().delete_secret(SecretId=application.secret.arn)
+        failure(application, GetParameterError, "marked (for deletion|deleted)")
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "not JSON: {password}",
+            '["{password}"]',
+            '"{password}"',
+            "null",
+            '{{"password": "{password}"}}',
+            '{{"host": "localhost", "username": "\\ud800", "password": "{password}"}}',
+        ],
+    )
+    def test_says_that_the_secret_is_no_credential(self, application: Application, value: str) -> None:
+        application.put(value.format(password=application.role.password))
+        failure(application, ValueError, "AWSCURRENT of .* is not the JSON of a database's credential")
+
+    @pytest.mark.parametrize(
+        ("text", "refused"),
+        [
+            ('password authentication failed for user "app"', True),
+            ("password authentication failed", True),
+            ("SASL authentication failed", True),
+            ("The password that was provided for the role app is wrong.", True),
+            ('role "x failed: FATAL:  SASL authentication failed" is not permitted to log in', False),
+            ('database "password authentication failed" does not exist', False),
+            ("sorry, too many clients already", False),
+            ("Passwort-Authentifizierung fehlgeschlagen", False),
+        ],
+    )
+    def test_knows_a_refused_password_by_its_text(self, text: str, refused: bool) -> None:  # noqa: FBT001
+        error = f'connection to server at "db.example" (192.0.2.1), port 5432 failed: FATAL:  {text}\n'
+        assert bool(REFUSED.search(error)) is refused
+
+
+class TestPool:
+    def test_lives_through_a_rotation(self, application: Application) -> None:
+        engine = create_engine_for(application.database, pool_size=2, max_overflow=0, pool_pre_ping=True)
+        question = sqlalchemy.text("SELECT 1")
+        with engine.connect() as before:
+            before.execute(question)
+            token = application.begin_rotation()
+            before.execute(question)
+            with engine.connect() as during:
+                during.execute(question)
+            application.finish_rotation(token)
+            before.execute(question)
+        engine.dispose()
+        with engine.connect() as after:
+            after.execute(question)
+        engine.dispose()
+        assert application.reads == ["AWSCURRENT", "AWSCURRENT", "AWSPENDING"]
+
+    def test_passes_on_what_connect_args_say(self, application: Application) -> None:
+        engine = create_engine_for(application.database, connect_args={"application_name": "shop"})
+        with engine.connect() as session:
+            assert session.scalar(sqlalchemy.text("SHOW application_name")) == "shop"
+        engine.dispose()
+
+    def test_tells_no_secret(self, application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(example, "DEADLINE_S", 0)
+        engine = create_engine_for(application.database)
+        application.log_in()
+        application.role.alter("PASSWORD 'by hand'")
+        with pytest.raises(sqlalchemy.exc.OperationalError, match=REFUSAL) as caught:
+            engine.connect()
+        assert application.role.password not in everything_in(caught.value) + repr(engine)
+
+
+@pytest.mark.parametrize("strategy", ["single-user", "alternating-users"])
+def test_with_the_fallback_no_rotation_is_noticed_and_without_it_every_one_is(
+    strategy: str,
+    role: Role,
+    make_secret: Callable[[object], Secret],
+    make_superuser: Callable[[Role], dict[str, Any]],
+    invoke: rotation.Invoke,
+) -> None:
+    """Each window is held open until every client has had two answers in it; of alternating users there is none."""
+    alternating, rotations = strategy == "alternating-users", 3
+    secret = make_secret({**role.document, **(make_superuser(role) if alternating else {})})
+    manager = secret.server
+    with run_clients(2, secret.arn, manager, role.server) as clients:
+        clients.wait()
+        for _ in range(rotations):
+            token = rotation.begin(manager.client(), secret.arn, manager.function_arn)
+            for step in rotation.STEPS:
+                rotation.invoke_steps(invoke, secret.arn, token, steps=[step])
+                clients.wait()
+    for client in clients.with_fallback:
+        assert client.refused == 0
+        assert client.reads.count("AWSPENDING") == (0 if alternating else rotations)
+        assert len(client.reads) <= 1 + 2 * rotations
+    for client in clients.without:
+        assert (client.refused == 0) is alternating
+        assert len(client.windows) == (0 if alternating else rotations)
+    first, second = clients.report()
+    assert " 0 refused, by 2 clients with the fallback" in first
+    assert "AWSCURRENT alone" in second
+
+
+class TestPolicy:
+    """What the template lets applications do is what the examples do."""
+
+    @pytest.mark.parametrize(
+        ("answers", "allowed"),
+        [({}, {"AWSCURRENT"}), ({"ReadersMayReadPending": "true"}, {"AWSCURRENT", "AWSPENDING"})],
+    )
+    def test_covers_what_a_connect_asks_for(
+        self, application: Application, answers: dict[str, str], allowed: set[str]
+    ) -> None:
+        stack = cloudformation.deploy({**cloudformation.TWO_ANSWERS, **answers})
+        [statement, _describe] = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
+        assert statement["Resource"] == cloudformation.SECRET
+        assert labels_allowed(statement) == allowed
+        application.log_in()
+        token = application.begin_rotation()
+        application.refuse.update(dict.fromkeys({"AWSCURRENT", "AWSPENDING"} - allowed, "AccessDeniedException"))
+        calls = application.secret.server.calls
+        calls.clear()
+        with ThreadPoolExecutor(1) as pool:
+            session = pool.submit(application.log_in)
+            if "AWSPENDING" in allowed:
+                session.result(timeout=10)
+            else:
+                time.sleep(0.6)
+                assert not session.done()
+            assert set(calls) == {"GetSecretValue"}
+            application.finish_rotation(token)
+            session.result(timeout=10)
+        assert set(application.reads) == {"AWSCURRENT", "AWSPENDING"}
+
+    def test_decrypts_by_way_of_secrets_manager_alone(self) -> None:
+        key = f"arn:aws:kms:{cloudformation.REGION}:{cloudformation.ACCOUNT}:key/shop"
+        stack = cloudformation.deploy({**cloudformation.TWO_ANSWERS, "KmsKeyArn": key})
+        *_, statement = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
+        assert statement == {
+            "Effect": "Allow",
+            "Action": "kms:Decrypt",
+            "Resource": key,
+            "Condition": {
+                "StringEquals": {
+                    "kms:ViaService": f"secretsmanager.{cloudformation.REGION}.amazonaws.com",
+                    "kms:EncryptionContext:SecretARN": cloudformation.SECRET,
+                }
+            },
+        }
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "from examples.database import Database; Database({!r}).connect()",
+        "from examples.secret import *; read_secret({!r})",
+    ],
+)
+def test_a_logger_at_debug_tells_no_secret(application: Application, use: str) -> None:
+    """In a process of its own, since any other module may have set botocore's level in this one."""
+    code = f"import logging; logging.basicConfig(level=logging.DEBUG); {use.format(application.secret.arn)}"
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+    assert "urllib3" in done.stderr
+    assert application.role.password not in done.stderr
+
+
+def snippets() -> Iterator[tuple[str, str]]:
+    """Yield language and text of the section's snippets, in their order."""
+    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(SECTION)
+    section, _, _ = rest.partition("\n## ")
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+
+
+class Reader:
+    """Does what the section says, snippet by snippet, where there is a server for it."""
+
+    def __init__(self, manager: SecretsManagerServer, postgres: PostgresServer, folder: Path) -> None:
+        self.manager, self.postgres, self.folder = manager, postgres, folder
+        self.names: dict[str, Any] = {}
+
+    def json(self, text: str) -> None:
+        value = json.loads(text)
+        if "Statement" in value:
+            [statement] = value["Statement"]
+            arn = self.manager.client().describe_secret(SecretId="production/shop/postgres")["ARN"]
+            assert fnmatchcase(re.sub(r":\d{12}:", ":123456789012:", arn), statement["Resource"])
+            assert labels_allowed(statement) == {"AWSCURRENT", "AWSPENDING"}
+        else:
+            here = {"host": self.postgres.host, "port": self.postgres.port}
+            (self.folder / "shop.json").write_text(json.dumps({**value, **here}))
+
+    def sh(self, text: str) -> None:
+        subprocess.run(["/bin/sh", "-eu", "-c", text], cwd=self.folder, check=True, timeout=60)
+        assert not (self.folder / "shop.json").exists()
+
+    def yaml(self, text: str) -> None:
+        """Let cfn-lint look at it, and make the secret as CloudFormation would: moto's does not."""
+        assert [match for match in cfnlint.api.lint_all(text) if match.rule.id[0] in "EW"] == []
+        properties = yaml_parse(text)["Resources"]["Secret"]["Properties"]
+        generated, client = properties["GenerateSecretString"], self.manager.client()
+        how = {name: generated[name] for name in ("PasswordLength", "ExcludePunctuation")}
+        password = {generated["GenerateStringKey"]: client.get_random_password(**how)["RandomPassword"]}
+        value = {**json.loads(generated["SecretStringTemplate"]), **password}
+        client.create_secret(Name=properties["Name"], SecretString=json.dumps(value))
+
+    def python(self, text: str) -> None:
+        self.manager.calls.clear()
+        exec(compile(text, "README.md", "exec"), self.names)  # noqa: S102
+        assert set(self.manager.calls) <= {"GetSecretValue"}
+
+
+def test_every_snippet_of_the_readme_runs(
+    postgres: PostgresServer, make_role: Callable[..., Role], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_role(postgres, name="shop", password="change me")
+    aws = tmp_path / "bin" / "aws"
+    aws.parent.mkdir()
+    aws.write_text(f"#!{sys.executable}\nfrom tests.deployment.aws_cli import main\nmain()\n")
+    aws.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{aws.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    with run_secrets_manager() as manager:
+        for name, value in manager.environment.items():
+            monkeypatch.setenv(name, value)
+        reader = Reader(manager, postgres, tmp_path)
+        for language, text in snippets():
+            getattr(reader, language)(text)
+    reader.names["engine"].dispose()
+    payment = reader.names["payment"]
+    assert payment == reader.names["payment_now"]
+    assert (payment["username"], len(payment["password"])) == ("shop", 32)

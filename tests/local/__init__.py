@@ -1,0 +1,1 @@
+"""The stand-ins next door, and what a person starts there."""

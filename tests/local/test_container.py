@@ -1,0 +1,141 @@
+"""A container gets at the stack of `make local`, verifies it, and finds the events of a rotation that has begun."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from local import container, rotation
+from local.servers.stack import Stack, run_stack
+from rotation_lambda.credential import Credential
+from rotation_lambda.event import RotationEvent, Step
+from tests import ROOT
+from tests.deployment.cloudformation import as_written
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+EVENTS = sorted((ROOT / "events").glob("*.json"))
+STEPS = {"create_secret": "createSecret", "set_secret": "setSecret", "test_secret": "testSecret"}
+
+
+@pytest.fixture(scope="module")
+def stack() -> Iterator[Stack]:
+    with run_stack(rotation_host=container.HOST) as running:
+        yield running
+
+
+@pytest.fixture
+def build(tmp_path: Path) -> Path:
+    """What `sam build` leaves, as far as its files matter."""
+    build = tmp_path / "build"
+    (build / "RotationFunction").mkdir(parents=True)
+    (build / "RotationFunction" / "handler.py").touch()
+    (build / "template.yaml").touch()
+    return build
+
+
+def parse(file: Path) -> RotationEvent:
+    return RotationEvent.parse(json.loads(file.read_text()))
+
+
+def test_there_is_an_event_for_every_step() -> None:
+    rotating = [file for file in EVENTS if file.stem != "preflight"]
+    assert {file.stem: str(parse(file).step) for file in rotating} == {**STEPS, "finish_secret": "finishSecret"}
+    assert {str(step) for step in Step} >= set(STEPS.values())
+
+
+def test_a_rotation_has_begun_and_the_events_are_its_own(stack: Stack, build: Path, tmp_path: Path) -> None:
+    with container.announced(stack, tmp_path):
+        events = container.prepare(tmp_path, build)
+    labels = rotation.labels(stack.secrets_manager.client(), stack.secret_arn)
+    assert {file.name for file in events} == {file.name for file in EVENTS}
+    for event in [parse(file) for file in events if file.stem != "preflight"]:
+        assert (event.secret_id, event.client_request_token) == (stack.secret_arn, labels.versions["AWSPENDING"])
+    assert labels.empty == {labels.versions["AWSPENDING"]}
+
+
+def test_each_time_another_rotation_begins(stack: Stack, build: Path, tmp_path: Path) -> None:
+    with container.announced(stack, tmp_path):
+        first, second = (parse(container.prepare(tmp_path, build)[0]).client_request_token for _ in range(2))
+    assert first != second
+
+
+def test_the_authority_is_in_the_copy_and_not_in_the_build(stack: Stack, build: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "local"
+    with container.announced(stack, folder):
+        container.prepare(folder, build)
+    assert stack.postgres.ca_file
+    assert (folder / "RotationFunction" / container.CA_FILE).read_bytes() == stack.postgres.ca_file.read_bytes()
+    assert (folder / "RotationFunction" / "handler.py").exists()
+    assert (folder / "template.yaml").exists()
+    assert not (build / "RotationFunction" / container.CA_FILE).exists()
+
+
+def test_the_environment_leads_there_by_variables_that_the_template_has(
+    stack: Stack, build: Path, tmp_path: Path
+) -> None:
+    """`sam local` drops every other one without a word."""
+    with container.announced(stack, tmp_path):
+        container.prepare(tmp_path, build)
+    environment = json.loads((tmp_path / "environment.json").read_text())["Parameters"]
+    function = as_written()["Resources"]["RotationFunction"]["Properties"]
+    assert environment == {
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{container.HOST}:{stack.secrets_manager.port}",
+        "PGSSLROOTCERT": f"/var/task/{container.CA_FILE}",
+        "ROTATION_STRATEGY": stack.strategy,
+    }
+    assert environment.keys() <= function["Environment"]["Variables"].keys()
+
+
+def test_the_function_connects_where_the_container_knows_the_server(stack: Stack) -> None:
+    value = stack.secrets_manager.client().get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")
+    credential = Credential.parse(value["SecretString"])
+    assert credential.host == "localhost"
+    assert credential.address == (container.HOST, stack.postgres.port)
+    login = {"host": container.HOST, "hostaddr": "127.0.0.1", "sslmode": "verify-full"}
+    stack.postgres.connect(credential.username, credential.password, **login).close()
+
+
+def test_nothing_is_prepared_without_a_stack(build: Path, tmp_path: Path, stack: Stack) -> None:
+    with container.announced(stack, tmp_path):
+        pass
+    with pytest.raises(FileNotFoundError):
+        container.prepare(tmp_path, build)
+
+
+def test_the_bridge_is_an_address_of_this_machine_or_there_is_none() -> None:
+    address = container.bridge_address()
+    if address is not None:
+        with closing(socket.create_server((address, 0))) as server:
+            assert server.getsockname()[0] == address
+
+
+def test_make_local_serves_where_it_is_told_and_says_how_to_get_there(tmp_path: Path) -> None:
+    program = (
+        "import sys, pathlib; from local import __main__, container; container.FOLDER = pathlib.Path(sys.argv[1]);"
+        "sys.exit(__main__.main(['--serve', '--bind', '127.0.0.1']))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
+        said = ""
+        assert serving.stdout
+        for line in serving.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                break
+        announced: dict[str, Any] = json.loads((tmp_path / "stack.json").read_text())
+        serving.send_signal(signal.SIGINT)
+        assert serving.wait(30) == 0
+    assert announced["secret_arn"] in said
+    assert f"http://127.0.0.1:{announced['secrets_manager']['port']}" in said
+    assert container.HOST in said
+    assert not list(tmp_path.iterdir())

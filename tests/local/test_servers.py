@@ -1,0 +1,620 @@
+"""The stand-ins next door behave as the services they stand for, and are gone when they should be."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from botocore.exceptions import ClientError, EndpointConnectionError
+
+from local import rotation
+from local.servers import installation, postgres, secrets_manager
+from local.servers.stack import MASTER, STRATEGIES, USERNAME, run_stack
+from tests import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from local.servers.postgres import PostgresServer
+    from local.servers.secrets_manager import SecretsManagerServer
+
+WRONG_PASSWORD = "password authentication failed"
+
+
+@pytest.fixture(scope="module", params=[16, 17, 18])
+def server(request: pytest.FixtureRequest) -> Iterator[PostgresServer]:
+    with postgres.run_postgres(version=request.param) as running:
+        running.query("CREATE ROLE app LOGIN PASSWORD 'right'")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def tls_server() -> Iterator[PostgresServer]:
+    with postgres.run_postgres(version=17, server_names=("localhost", "db.example.com")) as running:
+        yield running
+
+
+@pytest.fixture
+def secrets() -> Iterator[SecretsManagerServer]:
+    with secrets_manager.run_secrets_manager() as running:
+        yield running
+
+
+@pytest.fixture
+def arn(secrets: SecretsManagerServer) -> str:
+    return secrets.create_secret("db", {"username": "app", "password": "first"})
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """Make a folder that the account nobody can enter, which pytest's tmp_path is not."""
+    with TemporaryDirectory() as name:
+        Path(name).chmod(0o755)
+        yield Path(name)
+
+
+def runs(pid: int) -> bool:
+    """Tell whether a process runs; one that ended before anybody waited for it does not."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
+
+
+def wait_until(truth: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not truth() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return truth()
+
+
+def test_postgres_is_the_version_asked_for(server: PostgresServer) -> None:
+    [(number,)] = server.query("SHOW server_version_num")
+    assert int(number) // 10_000 == server.version
+
+
+def test_refuses_a_wrong_password(server: PostgresServer) -> None:
+    with pytest.raises(psycopg2.OperationalError, match=WRONG_PASSWORD):
+        server.connect("app", "wrong")
+
+
+def test_asks_for_scram(server: PostgresServer) -> None:
+    server.connect("app", "right", require_auth="scram-sha-256").close()
+    with pytest.raises(psycopg2.OperationalError, match="SASL"):
+        server.connect("app", "right", require_auth="md5,password,none")
+
+
+def test_trusts_nobody(server: PostgresServer) -> None:
+    methods = server.query("SELECT DISTINCT auth_method FROM pg_hba_file_rules")
+    assert methods == [("scram-sha-256",)]
+
+
+def test_runs_as_an_ordinary_user_even_under_root(server: PostgresServer) -> None:
+    assert Path(f"/proc/{server.pid}").stat().st_uid != 0
+
+
+def test_does_not_hear_the_terminals_ctrl_c(server: PostgresServer) -> None:
+    assert server.pid is not None
+    assert os.getsid(server.pid) == server.pid
+
+
+def test_keeps_port_and_data_across_a_restart(server: PostgresServer) -> None:
+    port, pid = server.port, server.pid
+    server.query("CREATE TABLE kept AS SELECT 1 AS one")
+    server.restart()
+    assert (server.port, server.query("TABLE kept")) == (port, [(1,)])
+    assert server.pid != pid
+    server.query("DROP TABLE kept")
+
+
+def test_is_out_of_reach_between_stop_and_start(server: PostgresServer) -> None:
+    server.stop("immediate")
+    assert server.pid is None
+    with pytest.raises(psycopg2.OperationalError, match="refused"):
+        server.query("SELECT 1")
+    server.start()
+    server.query("SELECT 1")
+
+
+def test_is_under_the_new_hba_as_soon_as_it_is_replaced(server: PostgresServer) -> None:
+    for _ in range(10):
+        server.use_hba("host all app all reject")
+        with pytest.raises(psycopg2.OperationalError, match="rejects connection"):
+            server.connect("app", "right")
+        server.use_hba(server.default_hba)
+        server.connect("app", "right").close()
+
+
+def test_keeps_its_hba_when_a_line_cannot_be_read(server: PostgresServer) -> None:
+    with pytest.raises(ValueError, match="line 2"):
+        server.use_hba("host all all nonsense")
+    server.connect("app", "right").close()
+
+
+def test_is_under_new_settings_as_soon_as_they_are_made(server: PostgresServer) -> None:
+    for value in ("all", "ddl", "all"):
+        server.configure(log_statement=value)
+        assert server.query("SHOW log_statement") == [(value,)]
+    server.configure(log_statement=None)
+    assert server.query("SHOW log_statement") == [("none",)]
+
+
+def test_logs_statements_where_the_caller_can_read_them(server: PostgresServer) -> None:
+    server.configure(log_statement="all")
+    server.query("SELECT %s", ("a needle",))
+    assert "SELECT 'a needle'" in server.log()
+    server.configure(log_statement=None)
+
+
+def test_helpers_take_nothing_from_the_environment(server: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "HOSTADDR": "192.0.2.1",
+        "PORT": "1",
+        "OPTIONS": "-c work_mem=99MB",
+        "SSLMODE": "require",
+    }.items():
+        monkeypatch.setenv(f"PG{name}", value)
+    for name in ("SSLROOTCERT", "SSLCERT", "PASSFILE", "REQUIREAUTH", "SSLNEGOTIATION", "TARGETSESSIONATTRS"):
+        monkeypatch.setenv(f"PG{name}", "nonsense")
+    assert server.query("SHOW work_mem") == [("4MB",)]
+
+
+def test_keeps_its_password_out_of_repr(server: PostgresServer) -> None:
+    assert server.password not in repr(server)
+
+
+def test_offers_tls_only_where_it_was_built_with_it(server: PostgresServer) -> None:
+    assert (server.ca_file is not None) == (server.version == 17)
+
+
+def test_tls_proves_each_name(tls_server: PostgresServer) -> None:
+    for name in ("localhost", "db.example.com"):
+        with closing(tls_server.connect("postgres", tls_server.password, host=name, sslmode="verify-full")) as session:
+            assert session.info.ssl_in_use
+
+
+def test_tls_does_not_prove_another_name(tls_server: PostgresServer) -> None:
+    with pytest.raises(psycopg2.OperationalError, match="does not match host name"):
+        tls_server.connect("postgres", tls_server.password, host="other.example.com")
+
+
+def test_tls_is_not_proved_by_another_authority(tls_server: PostgresServer) -> None:
+    with (
+        postgres.run_postgres(version=17) as other,
+        pytest.raises(psycopg2.OperationalError, match="certificate verify failed"),
+    ):
+        tls_server.connect("postgres", tls_server.password, sslrootcert=other.ca_file)
+
+
+def test_tls_is_the_only_way_in(tls_server: PostgresServer) -> None:
+    with pytest.raises(psycopg2.OperationalError, match="no encryption"):
+        tls_server.connect("postgres", tls_server.password, sslmode="disable")
+
+
+def test_tls_can_be_left_out() -> None:
+    with postgres.run_postgres(version=17, settings={"ssl": "off"}) as plain:
+        assert (plain.ca_file, plain.query("SHOW ssl")) == (None, [("off",)])
+
+
+def test_takes_settings_that_only_a_start_can_set() -> None:
+    settings = {"shared_preload_libraries": "pg_stat_statements", "cluster_name": r"it's a \ name"}
+    with postgres.run_postgres(settings=settings) as server:
+        server.query("CREATE EXTENSION pg_stat_statements")
+        assert server.query("SELECT count(*) > 0 FROM pg_stat_statements") == [(True,)]
+        assert server.query("SHOW cluster_name") == [(settings["cluster_name"],)]
+
+
+def test_listens_on_every_address_when_asked() -> None:
+    with postgres.run_postgres(bind="0.0.0.0") as server:
+        server.connect("postgres", server.password, hostaddr="127.0.0.2").close()
+
+
+def test_runs_beside_another_one() -> None:
+    with postgres.run_postgres() as one, postgres.run_postgres() as other:
+        assert one.port != other.port
+
+
+def test_names_the_versions_there_are_when_there_is_no_such_one() -> None:
+    with (
+        pytest.raises(LookupError, match=r"PostgreSQL 9 .*\b16\b.*\b17\b.*\b18\b"),
+        postgres.run_postgres(version=9),
+    ):
+        pass
+
+
+def test_finds_a_module_of_the_version_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = str(tmp_path).removeprefix("/")
+    monkeypatch.setattr(installation, "PLACES", (f"{here}/a/*", f"{here}/b-*"))
+    module = tmp_path / "b-17" / "lib" / "check.so"
+    module.parent.mkdir(parents=True)
+    module.touch()
+    assert installation.find_module("check") == module
+    assert installation.find_module("check", 16) is None
+    assert installation.find_module("other") is None
+
+
+@pytest.mark.parametrize("version", [16, 17, 18])
+def test_runs_from_a_place_that_only_its_owner_can_enter(
+    version: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under root PostgreSQL cannot read a virtual environment in /root, so what it needs is copied."""
+    tmp_path.chmod(0o700)
+    for package in installation.find_installation(version).root.parent.parent.glob("*p*g*s*"):
+        if package.name.partition(".")[0] in installation.WHEELS:
+            (tmp_path / package.name).symlink_to(package)
+    monkeypatch.syspath_prepend(tmp_path)
+    with postgres.run_postgres(version=version) as server:
+        assert server.program.is_relative_to(server.data.parent) == (os.geteuid() == 0)
+        server.query("CREATE TABLE t AS SELECT 1")
+
+
+def test_moves_on_when_its_port_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    with postgres.run_postgres() as one:
+        offers = iter([one.port - 20_000, one.port - 20_000, 11_999, 11_998, 11_997])
+        monkeypatch.setattr("secrets.randbelow", lambda _: next(offers))
+        with postgres.run_postgres() as other:
+            assert other.port != one.port
+            one.query("SELECT 1")
+            other.query("SELECT 1")
+
+
+def test_leaves_nothing_behind(place: Path) -> None:
+    with postgres.run_postgres(directory=place) as server:
+        pid = server.pid
+        assert list(place.iterdir()) == [server.data.parent]
+    assert pid is not None
+    assert not runs(pid)
+    assert list(place.iterdir()) == []
+
+
+def test_leaves_nothing_behind_when_its_user_fails(place: Path) -> None:
+    with pytest.raises(ZeroDivisionError), postgres.run_postgres(directory=place) as server:  # noqa: PT012 - the case
+        pid = server.pid
+        _ = 1 / 0
+    assert pid is not None
+    assert not runs(pid)
+    assert list(place.iterdir()) == []
+
+
+def test_leaves_nothing_behind_when_it_cannot_start(place: Path) -> None:
+    nonsense = postgres.run_postgres(settings={"wal_level": "nonsense"}, directory=place)
+    with pytest.raises(postgres.ServerNotStartedError, match="wal_level"), nonsense:
+        pass
+    assert list(place.iterdir()) == []
+
+
+def test_is_not_handed_over_when_it_lets_everybody_in(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(postgres.PostgresServer, "default_hba", "hostssl all all all trust")
+    with (
+        pytest.raises(psycopg2.OperationalError, match="did not complete auth"),
+        postgres.run_postgres(directory=place),
+    ):
+        pass
+    assert list(place.iterdir()) == []
+
+
+CHILD = """
+import os, sys, time
+from local import rotation
+from local.servers import postgres
+import psycopg2, trustme
+if os.geteuid() == 0 and len(sys.argv) > 1:
+    os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(int(sys.argv[1]))
+with postgres.run_postgres() as server:
+    print(os.geteuid(), server.pid, server.data.parent, server.query("SELECT 42")[0][0], flush=True)
+    if sys.stdin.readline() == "":
+        time.sleep(60)
+"""
+
+
+def start_child(*arguments: str) -> tuple[subprocess.Popen[str], list[str]]:
+    child = subprocess.Popen(
+        [sys.executable, "-c", CHILD, *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        start_new_session=True,
+    )
+    assert child.stdout is not None
+    return child, child.stdout.readline().split()
+
+
+def test_works_for_an_ordinary_user() -> None:
+    """Under root the child drops its privileges after its imports: its interpreter may lie where nobody gets."""
+    nobody = pwd.getpwnam("nobody")
+    child, [user, pid, folder, answer] = start_child(str(nobody.pw_uid), str(nobody.pw_gid))
+    assert (user != "0", answer) == (True, "42")
+    assert Path(f"/proc/{pid}").stat().st_uid == int(user)
+    _, complaint = child.communicate("go\n", timeout=20)
+    assert (child.returncode, complaint) == (0, "")
+    assert not runs(int(pid))
+    assert not Path(folder).exists()
+
+
+def test_leaves_nothing_behind_after_ctrl_c() -> None:
+    """A terminal sends SIGINT to its whole process group: the server is not in it, and ends in our order."""
+    child, [_, pid, folder, _] = start_child()
+    os.killpg(child.pid, signal.SIGINT)
+    _, complaint = child.communicate(timeout=20)
+    assert "KeyboardInterrupt" in complaint
+    assert not runs(int(pid))
+    assert not Path(folder).exists()
+
+
+def test_leaves_nothing_behind_when_killed() -> None:
+    child, [_, pid, folder, _] = start_child()
+    child.kill()
+    child.communicate(timeout=20)
+    assert wait_until(lambda: not runs(int(pid)) and not Path(folder).exists())
+
+
+def test_secrets_manager_keeps_a_secret(secrets: SecretsManagerServer, arn: str) -> None:
+    value = secrets.client().get_secret_value(SecretId=arn)["SecretString"]
+    assert json.loads(value) == {"username": "app", "password": "first"}
+
+
+def test_secrets_manager_begins_empty() -> None:
+    for _ in range(2):
+        with secrets_manager.run_secrets_manager() as fresh:
+            assert fresh.client().list_secrets()["SecretList"] == []
+            fresh.create_secret("left over", "text")
+
+
+def test_secrets_manager_knows_nothing_of_another_one(secrets: SecretsManagerServer, arn: str) -> None:
+    with secrets_manager.run_secrets_manager() as other:
+        assert other.client().list_secrets()["SecretList"] == []
+    rotation.begin(secrets.client(), arn, secrets.function_arn)
+
+
+def test_secrets_manager_does_not_listen_afterwards() -> None:
+    with secrets_manager.run_secrets_manager() as server:
+        client = server.client(retries={"max_attempts": 0})
+        client.list_secrets()
+    with pytest.raises(EndpointConnectionError):
+        client.list_secrets()
+
+
+def test_secrets_manager_listens_on_the_port_asked_for() -> None:
+    with secrets_manager.run_secrets_manager() as before:
+        port = before.port
+    with secrets_manager.run_secrets_manager(port=port, bind="0.0.0.0") as server:
+        assert server.endpoint_url == f"http://127.0.0.1:{port}"
+        server.create_secret("db", "text")
+
+
+def test_secrets_manager_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    with secrets_manager.run_secrets_manager() as server:
+        server.create_secret("db", "text")
+    assert capfd.readouterr() == ("", "")
+
+
+def test_secrets_manager_lists_the_calls_that_arrive(secrets: SecretsManagerServer, arn: str) -> None:
+    secrets.calls.clear()
+    secrets.client().describe_secret(SecretId=arn)
+    secrets.client().get_random_password()
+    assert secrets.calls == ["DescribeSecret", "GetRandomPassword"]
+
+
+def test_secrets_manager_environment_leads_boto3_to_it(secrets: SecretsManagerServer, arn: str) -> None:
+    code = "import boto3; print(boto3.client('secretsmanager').list_secrets()['SecretList'][0]['ARN'])"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    nowhere = {"HTTP_PROXY": "http://127.0.0.1:1", "http_proxy": "http://127.0.0.1:1"}
+    environment = kept | nowhere | secrets.environment
+    answer = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert answer.stdout.strip() == arn
+
+
+def test_secrets_manager_leaves_the_environment_alone() -> None:
+    before = dict(os.environ)
+    with secrets_manager.run_secrets_manager():
+        assert dict(os.environ) == before
+
+
+def test_secrets_manager_clients_ask_neither_profile_nor_proxy(
+    secrets: SecretsManagerServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "not there")
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:1")
+    secrets.client().list_secrets()
+
+
+class Function:
+    """A rotation function that does to the labels what it should; `fails` are the steps that raise, one time each."""
+
+    def __init__(self, client: SecretsManagerClient, *fails: str) -> None:
+        self.client = client
+        self.fails = list(fails)
+        self.events: list[dict[str, str]] = []
+
+    def __call__(self, event: dict[str, str]) -> None:
+        self.events.append(event)
+        if event["Step"] in self.fails:
+            self.fails.remove(event["Step"])
+            raise RuntimeError(event["Step"])
+        secret, token = event["SecretId"], event["ClientRequestToken"]
+        stages = self.client.describe_secret(SecretId=secret)["VersionIdsToStages"]
+        [current] = [version for version, labels in stages.items() if "AWSCURRENT" in labels]
+        match event["Step"]:
+            case "createSecret":
+                value = f"made for {token}"
+                self.client.put_secret_value(
+                    SecretId=secret, ClientRequestToken=token, VersionStages=["AWSPENDING"], SecretString=value
+                )
+            case "finishSecret":
+                move = {"RemoveFromVersionId": current, "MoveToVersionId": token}
+                self.client.update_secret_version_stage(SecretId=secret, VersionStage="AWSCURRENT", **move)
+            case _:
+                pass
+
+    @property
+    def steps(self) -> list[str]:
+        return [event["Step"] for event in self.events]
+
+
+def test_rotation_begins_with_an_awspending_that_has_no_value(secrets: SecretsManagerServer, arn: str) -> None:
+    client = secrets.client()
+    token = rotation.begin(client, arn, secrets.function_arn)
+    secret = client.describe_secret(SecretId=arn)
+    assert secret["VersionIdsToStages"][token] == ["AWSPENDING"]
+    assert secret["RotationEnabled"] is True
+    with pytest.raises(client.exceptions.ResourceNotFoundException):
+        client.get_secret_value(SecretId=arn, VersionId=token, VersionStage="AWSPENDING")
+
+
+def test_rotation_invokes_the_four_steps_in_order(secrets: SecretsManagerServer, arn: str) -> None:
+    function = Function(secrets.client())
+    token = rotation.rotate(secrets.client(), function, arn, secrets.function_arn)
+    assert function.steps == ["createSecret", "setSecret", "testSecret", "finishSecret"]
+    assert all(event.keys() == {"Step", "SecretId", "ClientRequestToken"} for event in function.events)
+    assert {(event["SecretId"], event["ClientRequestToken"]) for event in function.events} == {(arn, token)}
+
+
+def test_rotation_passes_a_rotation_token_in_every_event() -> None:
+    events: list[dict[str, str]] = []
+    rotation.invoke_steps(events.append, "arn", "token", rotation_token="from another account")
+    assert [event["RotationToken"] for event in events] == ["from another account"] * 4
+
+
+def test_rotation_moves_the_labels(secrets: SecretsManagerServer, arn: str) -> None:
+    client = secrets.client()
+    before = rotation.labels(client, arn)
+    token = rotation.rotate(client, Function(client), arn, secrets.function_arn)
+    after = rotation.labels(client, arn)
+    assert (after.versions["AWSCURRENT"], after.versions["AWSPREVIOUS"]) == (token, before.versions["AWSCURRENT"])
+
+
+def test_rotation_begins_again_although_awspending_stayed_on_awscurrent(
+    secrets: SecretsManagerServer, arn: str
+) -> None:
+    client = secrets.client()
+    first = rotation.rotate(client, Function(client), arn, secrets.function_arn)
+    assert rotation.labels(client, arn).versions["AWSPENDING"] == first
+    second = rotation.rotate(client, Function(client), arn, secrets.function_arn)
+    assert rotation.labels(client, arn).versions == {
+        "AWSCURRENT": second,
+        "AWSPENDING": second,
+        "AWSPREVIOUS": first,
+    }
+
+
+def test_rotation_is_retried_as_a_whole_with_the_same_token(secrets: SecretsManagerServer, arn: str) -> None:
+    function = Function(secrets.client(), "testSecret", "setSecret")
+    token = rotation.rotate(secrets.client(), function, arn, secrets.function_arn)
+    assert function.steps == [*rotation.STEPS[:2], *rotation.STEPS[:3], *rotation.STEPS]
+    assert {event["ClientRequestToken"] for event in function.events} == {token}
+
+
+def test_rotation_raises_the_last_failure_and_leaves_awspending(secrets: SecretsManagerServer, arn: str) -> None:
+    client = secrets.client()
+    function = Function(client, "testSecret", "createSecret")
+    with pytest.raises(RuntimeError, match="testSecret"):
+        rotation.rotate(client, function, arn, secrets.function_arn, attempts=2)
+    assert function.steps == ["createSecret", *rotation.STEPS[:3]]
+    assert "AWSPENDING" in rotation.labels(client, arn).versions
+
+
+def test_labels_are_drawn_as_a_table_shows_them(secrets: SecretsManagerServer, arn: str) -> None:
+    client = secrets.client()
+    token = rotation.begin(client, arn, secrets.function_arn)
+    labels = rotation.labels(client, arn)
+    assert labels.empty == {token}
+    assert re.fullmatch("[0-9a-f]{4}", labels.cell("AWSCURRENT"))
+    assert (labels.cell("AWSPENDING"), labels.cell("AWSPREVIOUS")) == (f"{token[:4]} (empty)", "-")
+
+
+def test_labels_do_not_hide_one_that_is_on_two_versions(secrets: SecretsManagerServer, arn: str) -> None:
+    """Moto leaves AWSCURRENT on two versions at a PutSecretValue after the label was moved by hand."""
+    client = secrets.client()
+    first = rotation.labels(client, arn).versions["AWSCURRENT"]
+    second = client.put_secret_value(SecretId=arn, SecretString="second")["VersionId"]
+    move = {"RemoveFromVersionId": second, "MoveToVersionId": first}
+    client.update_secret_version_stage(SecretId=arn, VersionStage="AWSCURRENT", **move)
+    client.put_secret_value(SecretId=arn, SecretString="third")
+    with pytest.raises(ValueError, match="AWSCURRENT is on two versions"):
+        rotation.labels(client, arn)
+
+
+def test_cancel_takes_awspending_away_and_keeps_its_version(secrets: SecretsManagerServer, arn: str) -> None:
+    client = secrets.client()
+    token = rotation.begin(client, arn, secrets.function_arn)
+    rotation.invoke_steps(Function(client), arn, token, steps=["createSecret"])
+    rotation.cancel(client, arn)
+    assert rotation.labels(client, arn).versions.keys() == {"AWSCURRENT"}
+    assert client.describe_secret(SecretId=arn)["RotationEnabled"] is False
+    assert client.get_secret_value(SecretId=arn, VersionId=token)["SecretString"] == f"made for {token}"
+    rotation.begin(client, arn, secrets.function_arn)
+    assert client.describe_secret(SecretId=arn)["RotationEnabled"] is True
+
+
+@pytest.mark.parametrize("empty", [False, True])
+def test_only_tests_with_a_copy_of_awscurrent_or_nothing(
+    secrets: SecretsManagerServer,
+    arn: str,
+    empty: bool,  # noqa: FBT001 - a parameter
+) -> None:
+    client = secrets.client()
+    current = rotation.rotate(client, Function(client), arn, secrets.function_arn)
+    function = Function(client)
+    with rotation.begin_test_only(client, arn, secrets.function_arn, empty=empty) as token:
+        labels = rotation.labels(client, arn)
+        assert (labels.versions["AWSPENDING"], labels.versions["AWSCURRENT"]) == (token, current)
+        assert labels.empty == ({token} if empty else set())
+        if not empty:
+            assert client.get_secret_value(SecretId=arn, VersionId=token)["SecretString"] == f"made for {current}"
+        rotation.invoke_steps(function, arn, token, steps=["testSecret"])
+    assert function.steps == ["testSecret"]
+    labels = rotation.labels(client, arn)
+    assert (labels.versions["AWSCURRENT"], "AWSPENDING" in labels.versions) == (current, False)
+
+
+def test_rotation_refuses_a_function_that_is_not_there(secrets: SecretsManagerServer, arn: str) -> None:
+    with pytest.raises(ClientError, match="Resource not found"):
+        rotation.begin(secrets.client(), arn, secrets.function_arn + "-of-another-name")
+
+
+def test_a_single_users_stack_has_no_superuser() -> None:
+    with run_stack() as stack:
+        assert "masterarn" not in stack.credential()
+        assert stack.environment["ROTATION_STRATEGY"] == "single-user"
+        assert stack.postgres.query("SELECT rolname FROM pg_roles WHERE rolcanlogin AND NOT rolsuper") == [(USERNAME,)]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES[1:])
+def test_the_stacks_superuser_is_one_as_on_rds_and_may_do_what_a_rotation_asks(strategy: str) -> None:
+    with run_stack(strategy=strategy, rotation_host="db.example.com") as stack:
+        client, secret = stack.secrets_manager.client(), stack.credential()
+        master = json.loads(client.get_secret_value(SecretId=secret["masterarn"])["SecretString"])
+        own = {"username", "password", "masterarn"}
+        assert {key: value for key, value in master.items() if key not in own} == {
+            key: value for key, value in secret.items() if key not in own
+        }
+        assert stack.environment["ROTATION_STRATEGY"] == strategy
+        rights = "rolcreaterole, rolsuper, rolcreatedb, rolreplication, rolbypassrls"
+        [found] = stack.postgres.query(f"SELECT {rights} FROM pg_roles WHERE rolname = '{MASTER}'")
+        assert found == (True, False, False, False, False)
+        with closing(stack.postgres.connect(MASTER, master["password"])) as session, session.cursor() as cursor:
+            cursor.execute("CREATE ROLE app_clone LOGIN PASSWORD 'one'")
+            cursor.execute("GRANT app TO app_clone WITH INHERIT TRUE, SET TRUE")
+            cursor.execute("ALTER ROLE app_clone SET role = app")
+            cursor.execute("ALTER ROLE app PASSWORD 'two'")
+            session.commit()
+        for username, password in (("app_clone", "one"), ("app", "two")):
+            with closing(stack.postgres.connect(username, password)) as session, session.cursor() as cursor:
+                cursor.execute("SELECT session_user, current_user")
+                assert cursor.fetchone() == (username, "app")

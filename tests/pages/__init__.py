@@ -1,0 +1,1 @@
+"""What a reader is told is what the program does."""

@@ -1,0 +1,1 @@
+"""The wing that talks to PostgreSQL, on real servers of every version."""

@@ -1,0 +1,450 @@
+"""What a database answers and does, on a real server; the fake has to pass the same contract."""
+
+from __future__ import annotations
+
+import os
+import re
+import select
+import signal
+import socket
+import threading
+import time
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+from psycopg2 import sql
+
+from local.servers.postgres import run_postgres
+from rotation_lambda import errors
+from rotation_lambda import postgres as adapter
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.postgres.session import _read_change_failure
+from rotation_lambda.settings import SHIPPED_BUNDLE
+from tests.worlds.fakes import FakeDatabase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from local.servers.postgres import PostgresServer
+    from rotation_lambda import rotation
+    from tests.conftest import Role
+
+
+def credential(role: Role, **changes: object) -> Credential:
+    values = {
+        "host": role.server.host,
+        "port": role.server.port,
+        "dbname": "postgres",
+        "username": role.name,
+        "password": role.password,
+        **changes,
+    }
+    return Credential(**values)  # type: ignore[arg-type]
+
+
+ROLES = ['"; DROP ROLE x; --', "%s", "%(x)s", "a b", "Ünïcode", "it's", "\\", "ü" * 31 + "x", "x" * 63, "FATAL:  "]
+PASSWORDS = ["".join(map(chr, range(32, 127))), "'\"\\'\\\"", "four", "x" * 4096, " ", "%s%(x)s{}$1"]
+FAKE_CREDENTIAL = Credential("db.example", 5432, "postgres", "app", "old")
+
+
+def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgres:
+    if server.ca_file is None:
+        return adapter.Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Deadline.after(60_000))
+    return adapter.Postgres(SslMode.VERIFY_FULL, str(ca_file or server.ca_file), Deadline.after(60_000))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A database, fake or real, and the credential that opens it."""
+
+    database: rotation.Database
+    credential: Credential
+
+
+@pytest.fixture(params=["fake", 16, 17, 18])
+def subject(
+    request: pytest.FixtureRequest, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+) -> Subject:
+    if request.param == "fake":
+        return Subject(FakeDatabase("app", "old"), FAKE_CREDENTIAL)
+    server = postgres_of(request.param)
+    return Subject(door(server), credential(make_role(server)))
+
+
+class TestContract:
+    """Held by the fake and by PostgreSQL 16, 17 and 18."""
+
+    def test_lets_the_right_password_in(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential):
+            pass
+
+    def test_refuses_a_wrong_password(self, subject: Subject) -> None:
+        with pytest.raises(errors.LoginRefusedError):
+            subject.database.log_in(subject.credential.with_password("wrong"))
+
+    def test_changes_the_password(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new")
+        with subject.database.log_in(subject.credential.with_password("new")):
+            pass
+        with pytest.raises(errors.LoginRefusedError):
+            subject.database.log_in(subject.credential)
+
+    def test_keeps_two_sessions_of_one_role_apart(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            assert session.try_lock(subject.credential.username)
+            assert session.lock_holder(subject.credential.username)
+            session.change_password("new")
+        with subject.database.log_in(subject.credential.with_password("new")) as session:
+            assert session.try_lock(subject.credential.username)
+
+    def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new")
+            session.change_password(subject.credential.password)
+        with subject.database.log_in(subject.credential):
+            pass
+
+
+@pytest.fixture
+def role(postgres: PostgresServer, make_role: Callable[..., Role]) -> Role:
+    return make_role(postgres)
+
+
+@pytest.fixture(params=[16, 17, 18])
+def any_role(
+    request: pytest.FixtureRequest, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+) -> Role:
+    return make_role(postgres_of(request.param))
+
+
+def refusal(role: Role, **changes: object) -> errors.DatabaseError:
+    """Log in with a changed credential and return the error it ends in."""
+    with pytest.raises(errors.DatabaseError) as caught:
+        door(role.server).log_in(credential(role, **changes))
+    return caught.value
+
+
+@contextmanager
+def hba(server: PostgresServer, *lines: str) -> Iterator[None]:
+    server.use_hba(*lines)
+    try:
+        yield
+    finally:
+        server.use_hba(server.default_hba)
+
+
+class TestChangePassword:
+    """A verifier is made here and stored; which kind is decided by how the server let us in."""
+
+    @pytest.mark.parametrize("where", ["the default", "md5 on the role", "md5 on the server"])
+    @pytest.mark.parametrize("stored", ["scram-sha-256", "md5"])
+    @pytest.mark.parametrize("method", ["scram-sha-256", "md5"])
+    @pytest.mark.parametrize("version", [16, 17, 18])
+    def test_leaves_a_verifier_that_the_server_accepts(
+        self,
+        version: int,
+        method: str,
+        stored: str,
+        where: str,
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: Callable[..., Role],
+    ) -> None:
+        server = postgres_of(version)
+        server.configure(password_encryption=stored)
+        role = make_role(server)
+        server.configure(password_encryption="md5" if where == "md5 on the server" else None)
+        if where == "md5 on the role":
+            role.alter("SET password_encryption = md5")
+        encrypted = "hostssl" if server.ca_file else "host"
+        try:
+            with hba(server, f"{encrypted} all all all {method}"):
+                if (stored, method) == ("md5", "scram-sha-256"):
+                    assert isinstance(refusal(role), errors.LoginRefusedError)
+                    return
+                with door(server).log_in(credential(role)) as session:
+                    assert session.authentication == stored
+                    session.change_password("new")
+                door(server).log_in(credential(role, password="new")).close()
+                assert isinstance(refusal(role), errors.LoginRefusedError)
+        finally:
+            server.configure(password_encryption=None)
+        kind = "md5" if stored == "md5" and where != "the default" else "SCRAM-SHA-256"
+        assert verifier(role).startswith(kind)
+
+    def test_changes_the_sessions_own_role_when_it_starts_under_another(
+        self, any_role: Role, make_role: Callable[..., Role]
+    ) -> None:
+        other = make_role(any_role.server)
+        before = verifier(other)
+        any_role.server.query(
+            sql.SQL("GRANT {} TO {}").format(sql.Identifier(other.name), sql.Identifier(any_role.name))
+        )
+        any_role.alter(f"SET role = {other.name}")
+        change(any_role)
+        assert verifier(other) == before
+        assert any_role.lets_in("new")
+
+    @pytest.mark.parametrize("setting", ["default_transaction_read_only = on", "idle_session_timeout = 100"])
+    def test_is_not_stopped_by_the_roles_settings(self, any_role: Role, setting: str) -> None:
+        any_role.alter(f"SET {setting}")
+        with door(any_role.server).log_in(credential(any_role)) as session:
+            time.sleep(0.3)
+            session.change_password("new")
+        assert any_role.lets_in("new")
+
+    @pytest.mark.parametrize("name", ROLES)
+    def test_takes_a_hostile_role_name_as_a_name(
+        self, name: str, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres, name=name)
+        change(role)
+        assert role.lets_in("new")
+        assert not role.lets_in(role.password)
+
+    @pytest.mark.parametrize("password", PASSWORDS, ids=range(len(PASSWORDS)))
+    def test_takes_every_printable_password_from_the_old_to_the_new(
+        self, password: str, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres, password=password)
+        change(role)
+        with door(postgres).log_in(credential(role, password="new")) as session:
+            session.change_password(password)
+        door(postgres).log_in(credential(role)).close()
+
+    @pytest.mark.parametrize("dbname", ["host=elsewhere", "postgresql://elsewhere/x", "a b", "'", '"', "ü"])
+    def test_takes_a_hostile_database_name_as_a_name(self, dbname: str, role: Role) -> None:
+        role.server.query(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(dbname)))
+        try:
+            door(role.server).log_in(credential(role, dbname=dbname)).close()
+        finally:
+            role.server.query(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
+
+    def test_says_sqlstate_and_hint_when_the_change_is_forbidden(self, role: Role) -> None:
+        session = door(role.server).log_in(credential(role))
+        with session, lock_of(role), pytest.raises(errors.PasswordChangeError) as caught:
+            session.change_password("new")
+        assert caught.value.sqlstate == "55P03"
+        assert role.lets_in(role.password)
+
+    def test_is_taken_by_passwordcheck_but_for_the_roles_own_name(self, make_role: Callable[..., Role]) -> None:
+        with run_postgres(settings={"shared_preload_libraries": "passwordcheck"}) as server:
+            role = make_role(server)
+            with door(server).log_in(credential(role)) as session, pytest.raises(errors.PasswordChangeError) as caught:
+                session.change_password(role.name)
+            change(role)
+            assert role.lets_in("new")
+        assert caught.value.sqlstate == "22023"
+        assert "password-checking extension" in caught.value.hint
+
+    @pytest.mark.parametrize("sqlstate", ["28000", "XX000"])
+    def test_names_an_extension_that_wants_plain_text(self, sqlstate: str, role: Role) -> None:
+        """Credcheck's words, by both codes that it has had: there is no wheel of it."""
+        refuse = f"DO $$ BEGIN RAISE 'password type is not a plain text' USING ERRCODE = '{sqlstate}'; END $$"
+        with door(role.server).log_in(credential(role)) as session, pytest.raises(psycopg2.Error) as caught:
+            session._execute(refuse)
+        error = _read_change_failure(caught.value, credential(role), committing=False)
+        assert "credcheck.encrypted_password_allowed" in error.hint
+
+    def test_takes_nothing_on_a_standby(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            session.in_recovery = True
+            with pytest.raises(errors.DatabaseReadOnlyError):
+                session.change_password("new")
+        assert role.lets_in(role.password)
+
+    def test_reads_a_server_that_takes_no_changes_as_read_only(self, role: Role) -> None:
+        """After a failover the primary that was found may be one no more."""
+        session = role.server.connect(role.name, role.password)
+        with closing(session), session.cursor() as cursor:
+            cursor.execute("SET default_transaction_read_only = on; COMMIT")
+            with pytest.raises(psycopg2.errors.ReadOnlySqlTransaction) as caught:
+                cursor.execute("ALTER ROLE SESSION_USER PASSWORD 'new'")
+        failure = _read_change_failure(caught.value, credential(role), committing=False)
+        assert type(failure) is errors.DatabaseReadOnlyError
+        assert role.lets_in(role.password)
+
+    def test_says_that_the_old_password_holds_when_the_session_breaks_before_the_commit(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            end_sessions_of(role)
+            with pytest.raises(errors.PasswordChangeError, match="the old password holds"):
+                session.change_password("new")
+        assert role.lets_in(role.password)
+
+
+class TestLock:
+    def test_is_held_until_the_session_ends_and_names_its_holder(self, any_role: Role) -> None:
+        database = door(any_role.server)
+        with database.log_in(credential(any_role)) as first:
+            assert first.try_lock(any_role.name)
+            with database.log_in(credential(any_role)) as second:
+                assert not second.try_lock(any_role.name)
+                holder = second.lock_holder(any_role.name)
+                assert re.fullmatch(r"process \d+ \(rotation_lambda, from 127.0.0.1, since [-\d: ]+\)", holder)
+        with database.log_in(credential(any_role)) as third:
+            assert third.lock_holder(any_role.name) == "nobody any more"
+            assert third.try_lock(any_role.name)
+
+    def test_is_each_roles_own(self, role: Role, make_role: Callable[..., Role]) -> None:
+        database, other = door(role.server), make_role(role.server)
+        with database.log_in(credential(role)) as first, database.log_in(credential(other)) as second:
+            assert first.try_lock(role.name)
+            assert second.try_lock(other.name)
+
+    def test_cannot_be_asked_for_in_a_session_that_broke(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            end_sessions_of(role)
+            with pytest.raises(errors.DatabaseUnreachableError, match="the session broke"):
+                session.try_lock(role.name)
+
+
+class TestEnvironment:
+    def test_nothing_in_libpqs_environment_has_an_effect(
+        self, role: Role, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        (tmp_path / "service.conf").write_text("[rogue]\nhost=rogue.invalid\nhostaddr=192.0.2.1\n")
+        hostile = {
+            "PGHOSTADDR": "192.0.2.1",
+            "PGHOST": "rogue.invalid",
+            "PGPORT": "1",
+            "PGOPTIONS": "-c role=none -c nonsense=1",
+            "PGSERVICE": "rogue",
+            "PGSERVICEFILE": str(tmp_path / "service.conf"),
+            "PGPASSFILE": str(tmp_path / "none"),
+            "PGREQUIREAUTH": "none",
+            "PGSSLMODE": "disable",
+            "PGSSLROOTCERT": str(tmp_path / "none"),
+            "PGSSLCERT": str(tmp_path / "none"),
+            "PGTARGETSESSIONATTRS": "standby",
+            "PGCHANNELBINDING": "disable",
+            "PGCLIENTENCODING": "nonsense",
+            "PGTZ": "nonsense",
+            "PGCONNECT_TIMEOUT": "-1",
+            "PGSSLNEGOTIATION": "direct",
+        }
+        for name, value in hostile.items():
+            monkeypatch.setenv(name, value)
+        with door(role.server).log_in(credential(role)) as session:
+            assert session.encryption.startswith("TLSv1.")
+
+
+class TestAddresses:
+    def test_are_tried_one_after_the_other_until_one_answers(self, role: Role) -> None:
+        database = replace(door(role.server), look_up=lambda _: ["127.0.0.2", "127.0.0.1"])
+        database.log_in(credential(role)).close()
+
+    def test_are_addresses(self, role: Role) -> None:
+        with pytest.raises(errors.DatabaseUnreachableError, match="could not parse network address"):
+            replace(door(role.server), look_up=lambda _: ["no address"]).log_in(credential(role))
+
+    def test_end_with_the_last_ones_answer(self, role: Role) -> None:
+        database = replace(door(role.server), look_up=lambda _: ["127.0.0.2", "127.0.0.1", "127.0.0.3"])
+        with pytest.raises(errors.LoginRefusedError):
+            database.log_in(credential(role, password="wrong"))
+        with pytest.raises(errors.ConnectionFailedError):
+            replace(database, look_up=lambda _: ["127.0.0.2", "127.0.0.3"]).log_in(credential(role))
+
+
+class TestStalledServer:
+    """A backend that no longer answers: every wait ends with the deadline, and says what was waited for."""
+
+    @contextmanager
+    def stalled(self, role: Role) -> Iterator[adapter.Session]:
+        database = replace(door(role.server), deadline=Deadline(time.monotonic() + 1))
+        with database.log_in(credential(role)) as session:
+            [(pid,)] = role.server.query("SELECT pid FROM pg_stat_activity WHERE usename = %s", (role.name,))
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                yield session
+            finally:
+                os.kill(pid, signal.SIGCONT)
+
+    def test_leaves_the_old_password_in_force(self, role: Role) -> None:
+        with self.stalled(role) as session:
+            with pytest.raises(errors.PasswordChangeError, match=r"the old password holds.*no answer") as caught:
+                session.change_password("new")
+            assert caught.value.sqlstate is None
+        assert role.lets_in(role.password)
+
+    def test_gives_no_lock(self, role: Role) -> None:
+        with (
+            self.stalled(role) as session,
+            pytest.raises(errors.DatabaseUnreachableError, match="no answer"),
+        ):
+            session.try_lock(role.name)
+
+    def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:
+        database = replace(door(role.server), deadline=Deadline(time.monotonic()))
+        with pytest.raises(errors.DatabaseTimeoutError, match=r"no answer from 127\.0\.0\.1 within 0\.0 seconds"):
+            database.log_in(credential(role))
+
+
+class TestPooler:
+    """Whoever is in between tells the client another process id than the server's own."""
+
+    def test_is_told_by_the_process_id(self, role: Role) -> None:
+        without_tls = credential(role, sslmode=SslMode.DISABLE)
+        with hba(role.server, "host all all all scram-sha-256"), pooler(role.server.port) as port:
+            door(role.server).log_in(without_tls).close()
+            with pytest.raises(errors.PoolerError) as caught:
+                door(role.server).log_in(replace(without_tls, port=port))
+            assert "rotationHost" in caught.value.hint
+            door(role.server).log_in(replace(without_tls, port=port, rotation_port=role.server.port)).close()
+
+
+class TestTlsServerName:
+    def test_verifies_that_name_at_another_address(self, role: Role) -> None:
+        door(role.server).log_in(credential(role, host="127.0.0.1", tls_server_name="localhost")).close()
+
+    def test_verifies_it_strictly(self, role: Role) -> None:
+        assert type(refusal(role, tls_server_name="other.example")) is errors.TlsError
+
+
+@contextmanager
+def pooler(server_port: int) -> Iterator[int]:
+    """Stand between one client and the server, and hand out a process id of our own (BackendKeyData, protocol 53.7)."""
+    with closing(socket.create_server(("127.0.0.1", 0))) as listening:
+
+        def serve() -> None:
+            client, _ = listening.accept()
+            with client, socket.create_connection(("127.0.0.1", server_port)) as server:
+                while ready := select.select([client, server], [], [])[0]:
+                    for end in ready:
+                        data = re.sub(
+                            rb"(?s)K\x00\x00\x00\x0c....", b"K\x00\x00\x00\x0c\x00\x00\x00\x01", end.recv(65536)
+                        )
+                        if not data:
+                            return
+                        (server if end is client else client).sendall(data)
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield listening.getsockname()[1]
+        thread.join(timeout=10)
+
+
+def end_sessions_of(role: Role) -> None:
+    role.server.query("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
+
+
+def change(role: Role) -> None:
+    with door(role.server).log_in(credential(role)) as session:
+        session.change_password("new")
+
+
+def verifier(role: Role) -> str:
+    [(text,)] = role.server.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (role.name,))
+    return str(text)
+
+
+@contextmanager
+def lock_of(role: Role) -> Iterator[None]:
+    """Keep every ALTER ROLE waiting."""
+    with closing(role.server.connect("postgres", role.server.password)) as connection, connection.cursor() as cursor:
+        cursor.execute("LOCK TABLE pg_authid IN SHARE MODE")
+        yield

@@ -1,0 +1,199 @@
+"""Each way to break a stack is found by the preflight, which changes nothing, and named by the rotation's error."""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from contextlib import ExitStack, closing
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+import pytest
+
+from local.__main__ import main
+from local.breakages import BREAKAGES, Breakage, rotate
+from local.servers.stack import USERNAME, Stack, run_stack
+from rotation_lambda import deadline, handler, postgres, preflight
+from tests.conftest import LEFT_OUT, has
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+POSSIBLE = {
+    name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by «{name}»")
+}
+SECONDS = 15.0  # RESERVE_S, and a little to try again in
+REFUSED = "password authentication failed"
+
+
+@pytest.fixture(scope="module")
+def servers() -> Iterator[Stack]:
+    with run_stack() as running:
+        yield running
+
+
+@pytest.fixture
+def breakage() -> Breakage | None:
+    return None
+
+
+@pytest.fixture
+def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
+    """A stack with a fresh role and secret, on servers of its own where the breakage is the server's."""
+    for module in (deadline, preflight):
+        monkeypatch.setattr(module, "MINIMUM_S", SECONDS)
+    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 1.0)
+    with ExitStack() as own:
+        running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
+        for name, value in running.environment.items():
+            monkeypatch.setenv(name, value)
+        yield running
+
+
+def renew(servers: Stack) -> Stack:
+    """Make the role anew, and a secret for it."""
+    password = secrets.token_urlsafe(24)
+    servers.postgres.query(f"DROP ROLE {USERNAME}")
+    servers.postgres.query(f"CREATE ROLE {USERNAME} LOGIN PASSWORD '{password}'")
+    login = {"host": "localhost", "port": servers.postgres.port, "username": USERNAME, "password": password}
+    return replace(servers, secret_arn=servers.secrets_manager.create_secret(f"app/{uuid4().hex}", login))
+
+
+@pytest.fixture
+def function(stack: Stack) -> Callable[[dict[str, str]], Any]:
+    context = SimpleNamespace(
+        function_name="rotation",
+        memory_limit_in_mb=256,
+        invoked_function_arn=stack.secrets_manager.function_arn,
+        aws_request_id="test",
+        get_remaining_time_in_millis=lambda: SECONDS * 1000,
+    )
+    return lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
+
+
+def state(stack: Stack) -> list[object]:
+    """Return labels, values, and the roles where the server runs: what nobody but a rotation may change."""
+    client = stack.secrets_manager.client()
+    versions = client.describe_secret(SecretId=stack.secret_arn)["VersionIdsToStages"]
+    found: list[object] = [versions, values(stack)]
+    if stack.postgres.pid is not None:
+        with closing(
+            stack.postgres.connect("postgres", stack.postgres.password, sslmode="prefer", sslrootcert="")
+        ) as connection:
+            cursor = connection.cursor()
+            cursor.execute("SELECT pg_authid::text FROM pg_authid ORDER BY rolname")
+            found += cursor.fetchall()
+    return found
+
+
+def values(stack: Stack) -> dict[str, str]:
+    client, found = stack.secrets_manager.client(), {}
+    for version in client.describe_secret(SecretId=stack.secret_arn)["VersionIdsToStages"]:
+        try:
+            found[version] = client.get_secret_value(SecretId=stack.secret_arn, VersionId=version)["SecretString"]
+        except client.exceptions.ResourceNotFoundException:
+            continue
+    return found
+
+
+def look(stack: Stack, function: Callable[[dict[str, str]], Any]) -> dict[str, Any]:
+    report: dict[str, Any] = function({"Step": "preflight", "SecretId": stack.secret_arn})
+    return report
+
+
+@pytest.mark.parametrize("breakage", POSSIBLE.values(), ids=POSSIBLE)
+def test_is_found_before_it_hurts_and_named_when_it_does(
+    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
+) -> None:
+    with breakage.broken(stack):
+        before, logged = state(stack), len(stack.postgres.log())
+        calls = stack.secrets_manager.calls
+        calls.clear()
+        report = look(stack, function)
+
+        findings = {finding["check"]: finding for finding in report["findings"]}
+        assert (findings[breakage.check]["status"], report["status"]) == (breakage.status, breakage.status)
+        assert findings[breakage.check]["action"]
+        assert findings[breakage.check].get("code") == breakage.code
+        others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
+        assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
+
+        assert state(stack) == before
+        assert not {"PutSecretValue", "UpdateSecretVersionStage", "RotateSecret"} & {*calls}
+        known = {json.loads(value)["password"] for value in values(stack).values()}
+        assert stack.postgres.log()[logged:].count(REFUSED) <= len(known)
+        assert not [password for password in known if password in json.dumps(report)]
+
+        step, error = rotate(stack, function)
+        assert (error and error.code) == breakage.code, step
+
+
+class TestCredcheck:
+    __test__ = "credcheck" in POSSIBLE
+
+    @pytest.mark.parametrize("breakage", [BREAKAGES["credcheck"]], ids=["as it comes"])
+    def test_takes_what_it_refused_once_it_is_set_as_the_preflight_says(
+        self, breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
+    ) -> None:
+        with breakage.broken(stack):
+            assert "Set credcheck.encrypted_password_allowed = on:" in str(look(stack, function))
+            stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
+            assert look(stack, function)["status"] == "not reached"
+            assert rotate(stack, function) == ("finishSecret", None)
+
+
+def test_the_list_of_what_was_left_out_is_right() -> None:
+    for name, breakage in BREAKAGES.items():
+        told = any(f"«{name}»" in sentence for sentence in LEFT_OUT)
+        assert told is (name not in POSSIBLE) is bool(breakage.part and breakage.part.missing)
+
+
+def test_the_demonstration_says_what_to_install(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, package in (("pooler", "pgbouncer"), ("credcheck", "postgresql-17-credcheck")):
+        part = BREAKAGES[name].part
+        assert part is not None
+        lacking = replace(BREAKAGES[name], part=replace(part, file=None))
+        monkeypatch.setitem(BREAKAGES, name, lacking)
+        with pytest.raises(SystemExit) as caught:
+            main(["--break", name])
+        assert caught.value.code == 1
+        assert f"is not on this machine; what installs it: «apt-get install {package}»" in capsys.readouterr().err
+
+
+def test_a_healthy_stack_has_neither_warnings_nor_failures(
+    stack: Stack, function: Callable[[dict[str, str]], Any]
+) -> None:
+    before, logged = state(stack), len(stack.postgres.log())
+    report = look(stack, function)
+    assert report["status"] == "not reached"
+    assert {finding["check"] for finding in report["findings"] if finding["status"] == "not reached"} == {
+        "PutSecretValue",
+        "UpdateSecretVersionStage",
+        "login AWSPENDING",
+        "login AWSPREVIOUS",
+        "superuser secret",
+        "superuser login",
+    }
+    log = stack.postgres.log()[logged:]
+    assert log.count("connection authenticated") == 1
+    assert log.count(REFUSED) == 0
+    assert state(stack) == before
+
+
+def test_the_demonstration_shows_the_finding_beside_the_error(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [usual] = handler.logger.handlers
+    stream = usual.stream  # type: ignore[attr-defined]
+    assert main(["--break", "no-login"]) == 0
+    usual.setStream(stream)  # type: ignore[attr-defined]
+    told = capsys.readouterr().out
+    assert re.search(r"failed  login AWSCURRENT: Role 'app' at .* is not permitted to log in", told)
+    assert re.search(r"setSecret  LoginNotAllowedError \(login-not-allowed\): Role 'app' at .* is not permitted", told)
+    assert told.count("→ «ALTER ROLE … LOGIN»") == 2
+    assert USERNAME in told

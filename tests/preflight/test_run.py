@@ -1,0 +1,673 @@
+"""What a preflight sees beyond the list of breakages, and how it tells it: to Lambda, and to a person in a shell."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import runpy
+import socket
+import sys
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, Self, cast
+
+import pytest
+
+from local import rotation
+from rotation_lambda import errors, preflight
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.postgres import Postgres, Session, tls
+from rotation_lambda.postgres.survey import Survey
+from rotation_lambda.postgres.tls import Certificate, Roots
+from rotation_lambda.preflight import database as database_checks
+from rotation_lambda.preflight import secret as secret_checks
+from rotation_lambda.preflight import session as session_checks
+from rotation_lambda.preflight import superuser as superuser_checks
+from rotation_lambda.preflight.__main__ import main
+from rotation_lambda.preflight.findings import Finding, Report, Status
+from rotation_lambda.preflight.secret import Versions
+from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
+from rotation_lambda.staging import StagingLabel
+from tests.worlds.fakes import FakeSuperusers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+    from local.servers.postgres import PostgresServer
+    from rotation_lambda.superuser import Superusers
+    from tests.conftest import Role, Secret
+
+CURRENT, PENDING, PREVIOUS = StagingLabel.CURRENT, StagingLabel.PENDING, StagingLabel.PREVIOUS
+NOW = datetime.now(UTC)
+LOGIN = Credential("localhost", 5432, "postgres", "app", "current")
+DENIED = errors.AccessDeniedError("denied")
+SETTINGS = Settings.from_environment({})
+CREDCHECK = "credcheck.encrypted_password_allowed"
+
+
+def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
+    return {finding.check: finding for finding in findings}
+
+
+def told(report: Mapping[str, Any]) -> dict[str, str]:
+    return {finding["check"]: finding["status"] for finding in report["findings"]}
+
+
+@pytest.fixture
+def secret(postgres: PostgresServer, make_role: Callable[..., Role], make_secret: Callable[[object], Secret]) -> Secret:
+    return make_secret(make_role(postgres).document)
+
+
+class TestCommand:
+    @pytest.fixture(autouse=True)
+    def environment(self, secret: Secret, postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name, value in {**secret.server.environment, "PGSSLROOTCERT": str(postgres.ca_file)}.items():
+            monkeypatch.setenv(name, value)
+
+    def test_prints_a_table(self, secret: Secret, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([secret.arn]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"Preflight of {secret.arn}"
+        assert [line for line in lines if re.match(r"ok +login AWSCURRENT +role '.*' is let in", line)]
+        assert re.fullmatch(r"\d+ ok, \d+ not reached; \d\.\d\d seconds\. Nothing was changed\.", lines[-1])
+        assert max(map(len, lines[1:])) <= 110
+        assert secret.document()["password"] not in "\n".join(lines)
+
+    def test_is_a_program(self, secret: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(sys, "argv", ["preflight", secret.arn])
+        with pytest.raises(SystemExit) as caught:
+            runpy.run_module("rotation_lambda.preflight", run_name="__main__")
+        assert caught.value.code == 0
+
+    def test_takes_the_secrets_name_as_well(self, secret: Secret) -> None:
+        name = secret.arn.rpartition(":")[2][:-7]
+        assert main([name]) == 0
+
+    def test_prints_json(self, secret: Secret, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main([secret.arn, "--json"]) == 0
+        report = json.loads(capsys.readouterr().out)
+        assert list(told(report)) == list(preflight.CHECKS)
+        assert report["status"] == "not reached"
+
+    def test_exits_by_the_worst_finding(
+        self, postgres: PostgresServer, make_role: Callable[..., Role], make_secret: Callable[[object], Secret]
+    ) -> None:
+        role = make_role(postgres)
+        secret = make_secret(role.document)
+        role.alter("VALID UNTIL 'tomorrow'")
+        assert main([secret.arn]) == 1
+        role.alter("VALID UNTIL 'yesterday'")
+        assert main([secret.arn]) == 2
+
+    def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            monkeypatch.delenv(name)
+        with pytest.raises(SystemExit):
+            main(["name"])
+        assert "region" in capsys.readouterr().err
+
+
+class TestInLambda:
+    def test_is_a_step_that_needs_no_token_and_returns_its_report(
+        self, secret: Secret, invoke: Callable[[object], Any]
+    ) -> None:
+        report = invoke({"Step": "preflight", "SecretId": secret.arn})
+        assert json.loads(json.dumps(report)) == report
+        assert told(report)["timeout"] == "ok"
+        assert "failed" not in told(report).values()
+
+    def test_survives_a_bad_environment(
+        self, secret: Secret, invoke: Callable[[object], Any], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("PASSWORD_LENGTH", "abc")
+        report = invoke({"Step": "preflight", "SecretId": secret.arn})
+        assert told(report)["environment"] == "failed"
+        assert {told(report)[check] for check in preflight.CHECKS[2:]} == {"not reached"}
+
+    @pytest.mark.parametrize(("seconds", "status"), [(24.0, "failed"), (25.0, "ok"), (60.0, "ok")])
+    def test_knows_the_shortest_timeout(
+        self, seconds: float, status: str, secret: Secret, postgres: PostgresServer
+    ) -> None:
+        environment = {"PGSSLROOTCERT": str(postgres.ca_file)}
+        clients = preflight.Clients(lambda _: secret.server.client(), lambda _: secret.server.client("rds"))
+        report = preflight.run(secret.arn, clients, environment, seconds=seconds)
+        findings = by_check(report.findings)
+        assert findings["timeout"].status == status
+        assert findings["login AWSCURRENT"].status == "ok"
+
+    def test_stops_at_a_secret_that_is_not_there(self, secret: Secret, invoke: Callable[[object], Any]) -> None:
+        report = invoke({"Step": "preflight", "SecretId": f"{secret.arn[:-6]}zzzzzz"})
+        assert [check for check, status in told(report).items() if status == "failed"] == ["DescribeSecret"]
+        assert told(report)["Secrets Manager"] == "ok"
+
+
+@dataclass(frozen=True, slots=True)
+class Denying(SecretsManager):
+    """The real one, with trouble of a test's own."""
+
+    trouble: Mapping[str, errors.RotationError] = field(default_factory=dict)
+
+    def _check(self, name: str) -> None:
+        if error := self.trouble.get(name):
+            raise error
+
+    def list_secret_version_ids(self) -> list[str]:
+        self._check("list")
+        return super(Denying, self).list_secret_version_ids()
+
+    def get_random_password(self, policy: PasswordPolicy) -> str:
+        self._check("random")
+        return super(Denying, self).get_random_password(policy)
+
+    def get_secret_value(self, version: str) -> str:
+        self._check("value")
+        return super(Denying, self).get_secret_value(version)
+
+
+class TestSecret:
+    def look(self, secret: Secret, **trouble: errors.RotationError) -> dict[str, Finding]:
+        keeper = Denying(secret.server.client(), secret.arn, trouble)
+        return by_check(secret_checks.check_secret(keeper, SETTINGS, secret.server.function_arn))
+
+    @pytest.mark.parametrize(
+        ("trouble", "check"),
+        [("list", "ListSecretVersionIds"), ("random", "GetRandomPassword"), ("value", "GetSecretValue")],
+    )
+    def test_names_the_permission_that_is_missing(self, trouble: str, check: str, secret: Secret) -> None:
+        findings = self.look(secret, **{trouble: DENIED})
+        assert (findings[check].status, findings[check].code) == ("failed", "access-denied")
+
+    def test_names_what_it_does_not_try(self, secret: Secret) -> None:
+        findings = self.look(secret)
+        for action in ("PutSecretValue", "UpdateSecretVersionStage"):
+            assert findings[action].status == "not reached"
+            assert f"secretsmanager:{action}" in findings[action].action
+
+    @pytest.mark.parametrize(
+        ("url", "seen"),
+        [
+            ("http://nowhere.invalid", "DNS does not know nowhere.invalid"),
+            ("https://127.0.0.1:1", "127.0.0.1, a private address; TCP to port 1 fails (Connection refused)"),
+        ],
+    )
+    def test_says_how_far_the_way_to_secrets_manager_leads(self, url: str, seen: str, secret: Secret) -> None:
+        client = secret.server.client(retries={"total_max_attempts": 1})
+        client.meta.events.register("before-send", lambda request, **_: setattr(request, "url", url))
+        meta = SimpleNamespace(endpoint_url=url)
+        keeper = SecretsManager(cast("Any", SimpleNamespace(meta=meta, describe_secret=client.describe_secret)), "x")
+        findings = by_check(secret_checks.check_secret(keeper, SETTINGS, None))
+        assert findings["Secrets Manager"].code == "secrets-manager-failed"
+        assert seen in findings["Secrets Manager"].seen
+        assert len(findings) == 1
+
+    @pytest.mark.parametrize(
+        ("seconds", "status"),
+        [(0, "ok"), (-59, "ok"), (90, "warning"), (-301, "failed"), (None, "not reached")],
+    )
+    def test_compares_the_clocks(self, seconds: int | None, status: str) -> None:
+        theirs = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        assert secret_checks.check_clock("clock", theirs, "theirs").status == status
+
+    def test_says_that_the_rotation_goes_to_another_function(self, secret: Secret) -> None:
+        rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
+        keeper = SecretsManager(secret.server.client(), secret.arn)
+        other = secret.server.function_arn.replace("function:rotation", "function:other")
+        for ours, status in ((other, "warning"), (f"{secret.server.function_arn}:live", "ok"), (None, "ok")):
+            findings = by_check(secret_checks.check_secret(keeper, SETTINGS, ours))
+            assert findings["rotation"].status == status
+
+    def test_says_that_a_rotation_is_overdue(self, secret: Secret) -> None:
+        rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
+        description = SecretsManager(secret.server.client(), secret.arn).describe()
+        late = replace(description, next_rotation=NOW - timedelta(1))
+        assert secret_checks._rotation(late, None).status == "warning"
+        unscheduled = replace(description, next_rotation=None, schedule=None, last_rotated=None)
+        assert secret_checks._rotation(unscheduled, None).seen == "on, without a schedule; last never"
+
+    def test_stops_at_a_deleted_secret(self, secret: Secret) -> None:
+        secret.server.client().delete_secret(SecretId=secret.arn)
+        findings = self.look(secret)
+        assert findings["rotation"].code == "secret-deleted"
+
+    def test_stops_where_nothing_was_ever_stored(self, secret: Secret) -> None:
+        client = secret.server.client()
+        name = f"{secret.arn.rpartition(':')[2]}-empty"
+        arn = client.create_secret(Name=name)["ARN"]
+        findings = by_check(secret_checks.check_secret(SecretsManager(client, arn), SETTINGS, None))
+        assert findings["labels"].code == "missing-version"
+        assert "secret" not in findings
+
+    def test_lists_all_that_is_wrong_with_the_value_and_quotes_none_of_it(
+        self, make_secret: Callable[[object], Secret]
+    ) -> None:
+        value = {"engine": "xyzzy", "host": "xyzzy ", "port": "xyzzy", "username": "", "password": 5, "ssl": "xyzzy"}
+        finding = self.look(make_secret(value))["secret"]
+        assert (finding.status, finding.code) == ("failed", "invalid-secret")
+        for key in value:
+            assert f"`{key}`" in finding.seen
+        assert "xyzzy" not in finding.seen
+
+    @pytest.mark.parametrize(("policy", "status"), [({}, "ok"), ({"length": 8}, "warning")])
+    def test_measures_the_new_password(self, policy: dict[str, int], status: str) -> None:
+        finding = secret_checks._policy(LOGIN, PasswordPolicy(**policy))  # type: ignore[arg-type]
+        assert finding.status == status
+        assert "of another kind" in finding.seen
+        assert "of that kind" in secret_checks._policy(LOGIN.with_password("x" * 32), PasswordPolicy()).seen
+
+
+SURVEY = Survey(
+    version="17.5",
+    clock=NOW,
+    superuser=False,
+    createrole=False,
+    valid_until=None,
+    connection_limit=None,
+    connections=1,
+    other_rotations=0,
+    server_limit=100,
+    server_connections=10,
+    rds_memberships=[],
+    password_commands_restricted=False,
+    passwords_checked=False,
+    settings={"password_encryption": "scram-sha-256", "log_statement": "none", "log_min_duration_statement": "-1"},
+)
+
+
+@dataclass(slots=True)
+class Inside:
+    """A session that sees what a test wants to be seen."""
+
+    credential: Credential = LOGIN
+    authentication: str = "scram-sha-256"
+    encryption: str = "TLSv1.3"
+    in_recovery: bool = False
+    seen: Survey = SURVEY
+    is_open: bool = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def survey(self) -> Survey:
+        return replace(self.seen, clock=datetime.now(UTC))
+
+    def close(self) -> None:
+        self.is_open = False
+
+
+class TestSession:
+    def look(self, inside: Inside) -> dict[str, Finding]:
+        survey = replace(inside.seen, clock=datetime.now(UTC))
+        return by_check(session_checks.check_session(cast("Session", inside), survey, Strategy.SINGLE_USER))
+
+    def see(self, **changes: Any) -> dict[str, Finding]:  # noqa: ANN401 - a survey's fields
+        return self.look(Inside(seen=replace(SURVEY, **changes)))
+
+    def test_is_all_right(self) -> None:
+        assert {finding.status for finding in self.see().values()} == {"ok"}
+
+    def test_knows_a_standby(self) -> None:
+        assert self.look(Inside(in_recovery=True))["primary"].code == "database-read-only"
+
+    @pytest.mark.parametrize(("days", "status"), [(None, "ok"), (300, "ok"), (29, "warning"), (-1, "warning")])
+    def test_looks_at_valid_until(self, days: int | None, status: str) -> None:
+        finding = self.see(valid_until=days and NOW + timedelta(days))["role"]
+        assert finding.status == status
+        assert bool(finding.action) == (status == "warning")
+
+    def test_knows_a_superuser(self) -> None:
+        assert "superuser" in self.see(superuser=True)["role"].seen
+
+    @pytest.mark.parametrize(
+        ("limits", "status"),
+        [
+            ({"connection_limit": 2}, "ok"),
+            ({"connection_limit": 1}, "warning"),
+            ({"server_limit": 14}, "warning"),
+        ],
+    )
+    def test_counts_the_connections_that_are_left(self, limits: dict[str, int], status: str) -> None:
+        assert self.see(**limits)["connections"].status == status
+
+    def test_looks_at_the_servers_password_encryption(self) -> None:
+        seen = replace(SURVEY, settings={"password_encryption": "md5"})
+        assert "SCRAM verifier all the same" in self.look(Inside(seen=seen))["password encryption"].seen
+        assert "so does a rotation" in self.look(Inside(seen=seen, authentication="md5"))["password encryption"].seen
+        assert self.see(settings={})["password encryption"].status == "warning"
+
+    @pytest.mark.parametrize(
+        "setting",
+        [
+            {"log_statement": "ddl"},
+            {"log_min_duration_statement": "0"},
+            {"pgaudit.log": "role"},
+            {"pg_stat_statements.track_utility": "on"},
+        ],
+    )
+    def test_says_what_would_keep_the_statement(self, setting: dict[str, str]) -> None:
+        seen = replace(SURVEY, settings=setting)
+        assert self.look(Inside(seen=seen))["server's log"].status == "ok"
+        finding = self.look(Inside(seen=seen, authentication="md5"))["server's log"]
+        assert finding.status == "warning"
+        assert next(iter(setting)).partition(".")[0] in finding.seen
+
+    @pytest.mark.parametrize(
+        ("changes", "status", "told"),
+        [
+            ({}, "ok", ""),
+            ({"password_commands_restricted": True}, "failed", '«GRANT rds_password TO "app"»'),
+            ({"password_commands_restricted": True, "rds_memberships": ["rds_password"]}, "ok", ""),
+            ({"passwords_checked": True}, "warning", "credcheck.encrypted_password_allowed"),
+            ({"passwords_checked": True, "settings": {CREDCHECK: "off"}}, "failed", f"Set {CREDCHECK} = on"),
+            ({"passwords_checked": True, "settings": {CREDCHECK: "on"}}, "ok", ""),
+            ({"other_rotations": 1}, "warning", "two secrets"),
+        ],
+    )
+    def test_says_whether_the_role_may_change_its_password(
+        self, changes: dict[str, Any], status: str, told: str
+    ) -> None:
+        finding = session_checks.check_own_password(LOGIN, replace(SURVEY, **changes))
+        assert finding.status == status
+        assert told in finding.action
+
+    def test_quotes_a_hostile_name(self) -> None:
+        login = replace(LOGIN, username='a"b')
+        survey = replace(SURVEY, password_commands_restricted=True)
+        assert 'TO "a""b"»' in session_checks.check_own_password(login, survey).action
+
+
+class TestSurvey:
+    """On real servers, as an ordinary role."""
+
+    @pytest.mark.parametrize("version", [16, 17, 18])
+    def test_sees_the_role_and_the_server(
+        self, version: int, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+    ) -> None:
+        server = postgres_of(version)
+        role = make_role(server, options="CONNECTION LIMIT 7 VALID UNTIL '2100-01-01'")
+        for name in ("rds_password", "rdsx"):
+            server.query(f"CREATE ROLE {name}")
+        server.query(f"GRANT rds_password TO {role.name}")
+        role.alter("SET rds.restrict_password_commands = on")
+        try:
+            with door(server).log_in(login(role)) as session, door(server).log_in(login(role)):
+                seen = session.survey()
+        finally:
+            for name in ("rds_password", "rdsx"):
+                server.query(f"DROP ROLE {name}")
+        assert seen.version.startswith(f"{version}.")
+        assert seen.valid_until == datetime(2100, 1, 1, tzinfo=UTC)
+        assert (seen.connection_limit, seen.connections, seen.other_rotations) == (7, 2, 1)
+        assert seen.rds_memberships == ["rds_password"]
+        assert seen.password_commands_restricted
+        assert seen.settings["password_encryption"] == "scram-sha-256"
+        assert not seen.superuser
+
+    @pytest.mark.parametrize("until", ["infinity", None])
+    def test_takes_no_end_for_none(
+        self, until: str | None, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres, options=f"VALID UNTIL '{until}'" if until else "")
+        with door(postgres).log_in(login(role)) as session:
+            seen = session.survey()
+        assert (seen.valid_until, seen.connection_limit, seen.password_commands_restricted) == (None, None, False)
+
+
+def door(server: PostgresServer) -> Postgres:
+    sslmode = SslMode.VERIFY_FULL if server.ca_file else SslMode.DISABLE
+    return Postgres(sslmode, str(server.ca_file or SHIPPED_BUNDLE), Deadline.after(60_000))
+
+
+def login(role: Role, **changes: object) -> Credential:
+    return Credential.parse(json.dumps({**role.document, **changes}))
+
+
+@dataclass(frozen=True, slots=True)
+class Answering(Postgres):
+    """A database that answers each password as a test says, at an address where somebody listens."""
+
+    answers: Mapping[str, Inside | errors.DatabaseError] = field(default_factory=dict)
+    certificate: Certificate | None = None
+    tried: list[str] = field(default_factory=list)
+
+    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
+        self.tried.append(credential.password)
+        answer = self.answers[credential.password]
+        if isinstance(answer, errors.DatabaseError):
+            raise answer
+        return cast("Session", answer)
+
+    def look_at_certificate(self, address: str, credential: Credential) -> Certificate | None:
+        return self.certificate
+
+
+REFUSED = errors.LoginRefusedError("refused.")
+SHUT = errors.LoginNotAllowedError("shut.")
+CERTIFICATE = Certificate(("localhost",), "an authority", NOW + timedelta(365.5), None, "TLSv1.3")
+
+
+class Looking:
+    @pytest.fixture
+    def port(self) -> Any:  # noqa: ANN401 - an iterator of a number
+        with socket.create_server(("127.0.0.1", 0)) as server:
+            yield server.getsockname()[1]
+
+    def look(
+        self,
+        port: int,
+        answers: Mapping[str, Inside | errors.DatabaseError],
+        values: Mapping[StagingLabel, Credential | errors.RotationError] | None = None,
+        **changes: Any,  # noqa: ANN401 - fields of Answering
+    ) -> tuple[dict[str, Finding], Answering]:
+        current = replace(LOGIN, port=port, **changes.pop("login", {}))
+        labels = {label: f"version {label}" for label in values or {}}
+        strategy = changes.pop("strategy", Strategy.SINGLE_USER)
+        versions = Versions({CURRENT: "version 1", **labels}, {CURRENT: current, **(values or {})}, strategy)
+        defaults = {"sslmode": SslMode.VERIFY_FULL, "sslrootcert": SHIPPED_BUNDLE, "certificate": CERTIFICATE}
+        database = Answering(deadline=Deadline.after(60_000), answers=answers, **{**defaults, **changes})
+        return by_check(database_checks.check_database(database, versions, current)), database
+
+    def pending(self, port: int, **changes: Any) -> dict[StagingLabel, Credential | errors.RotationError]:  # noqa: ANN401
+        return {PENDING: replace(LOGIN, port=port, **{"password": "pending", **changes})}
+
+
+class TestDatabase(Looking):
+    def test_tries_one_password_where_that_is_enough(self, port: int) -> None:
+        inside = Inside()
+        values = {PREVIOUS: LOGIN.with_password("previous")}
+        findings, database = self.look(port, {"current": inside}, values)
+        assert {finding.status for finding in findings.values()} == {"ok", "not reached"}
+        assert database.tried == ["current"]
+        assert not inside.is_open
+
+    @pytest.mark.parametrize(
+        ("pending", "status"), [(REFUSED, "ok"), (SHUT, "failed"), (Inside(), "warning")], ids=["no", "shut", "yes"]
+    )
+    def test_tries_a_pending_version_of_its_own(
+        self, pending: Inside | errors.DatabaseError, status: str, port: int
+    ) -> None:
+        findings, _ = self.look(port, {"current": Inside(), "pending": pending}, self.pending(port))
+        assert findings["login AWSPENDING"].status == status
+        assert findings["login AWSCURRENT"].status == "ok"
+        assert not (isinstance(pending, Inside) and pending.is_open)
+
+    def test_does_not_try_the_same_password_twice(self, port: int) -> None:
+        findings, database = self.look(port, {"current": Inside()}, self.pending(port, password="current"))
+        assert findings["login AWSPENDING"].status == "ok"
+        assert database.tried == ["current"]
+
+    @pytest.mark.parametrize(
+        ("value", "code"),
+        [
+            (replace(LOGIN, host="elsewhere.example"), "credential-mismatch"),
+            (replace(LOGIN, username="postgres"), "credential-mismatch"),
+            (errors.InvalidSecretError("no."), "invalid-secret"),
+            (DENIED, "access-denied"),
+            (errors.MissingVersionError("none."), ""),
+        ],
+    )
+    def test_sends_nothing_to_where_a_pending_version_points(
+        self, value: Credential | errors.RotationError, code: str, port: int
+    ) -> None:
+        findings, database = self.look(port, {"current": Inside()}, {PENDING: value})
+        assert findings["login AWSPENDING"].code == code
+        assert database.tried == ["current"]
+
+    @pytest.mark.parametrize("pending", [Inside(), SHUT], ids=["yes", "shut"])
+    def test_knows_an_interrupted_rotation(self, pending: Inside | errors.DatabaseError, port: int) -> None:
+        findings, _ = self.look(port, {"current": REFUSED, "pending": pending}, self.pending(port))
+        assert "stopped before finishSecret" in findings["login AWSCURRENT"].seen
+        assert ("role" in findings) == isinstance(pending, Inside)
+
+    @pytest.mark.parametrize("previous", [Inside(), SHUT], ids=["yes", "shut"])
+    def test_knows_a_restored_snapshot(self, previous: Inside | errors.DatabaseError, port: int) -> None:
+        values = {**self.pending(port), PREVIOUS: replace(LOGIN, host="old.example", password="previous")}
+        answers = {"current": REFUSED, "pending": REFUSED, "previous": previous}
+        findings, database = self.look(port, answers, values)
+        assert "snapshot" in findings["login AWSCURRENT"].seen
+        assert database.tried == ["current", "pending", "previous"]
+        assert ("role" in findings) == isinstance(previous, Inside)
+
+    @pytest.mark.parametrize("previous", [LOGIN.with_password("previous"), LOGIN, DENIED], ids=str)
+    def test_says_that_nobody_knows_the_password(self, previous: Credential | errors.RotationError, port: int) -> None:
+        findings, _ = self.look(port, {"current": REFUSED, "previous": REFUSED}, {PREVIOUS: previous})
+        assert findings["login AWSCURRENT"].code == "login-refused"
+        assert "role" not in findings
+
+    def test_does_not_lend_one_role_the_password_of_another(self, port: int) -> None:
+        previous = replace(LOGIN, username="app_clone", password="previous")
+        _, database = self.look(port, {"current": REFUSED, "previous": Inside()}, {PREVIOUS: previous})
+        assert database.tried == ["current"]
+
+    def test_stops_where_a_login_is_not_even_asked_for(self, port: int) -> None:
+        findings, database = self.look(port, {"current": errors.PoolerError("a pooler.")}, self.pending(port))
+        assert findings["login AWSCURRENT"].code == "pooler-in-between"
+        assert database.tried == ["current"]
+
+    def test_warns_of_md5(self, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside(authentication="md5")})
+        assert findings["authentication"].status == "warning"
+
+    @pytest.mark.parametrize(
+        ("changes", "status", "told"),
+        [
+            ({}, "ok", "365 days left"),
+            ({"certificate": None}, "ok", "did not show itself"),
+            ({"certificate": replace(CERTIFICATE, expires=NOW + timedelta(9))}, "warning", "8 days left"),
+            ({"sslmode": SslMode.REQUIRE}, "warning", "require: asked for localhost"),
+            ({"sslmode": SslMode.DISABLE}, "warning", "none"),
+            ({"login": {"sslmode": SslMode.DISABLE}}, "warning", "none"),
+            ({"login": {"tls_server_name": "db.example"}}, "ok", "asked for db.example"),
+        ],
+    )
+    def test_looks_at_the_certificate(self, changes: dict[str, Any], status: str, told: str, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside()}, **changes)
+        assert findings["TLS"].status == status
+        assert told in findings["TLS"].seen
+
+    def test_says_that_no_certificate_is_verified(self, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside()}, sslmode=SslMode.REQUIRE)
+        assert findings["trusted roots"].status == "not reached"
+
+    def test_looks_at_the_trusted_roots(self, port: int, tmp_path: Any) -> None:  # noqa: ANN401 - a path
+        findings, _ = self.look(port, {"current": Inside()})
+        assert "the shipped RDS and Amazon roots: 86 certificates" in findings["trusted roots"].seen
+        (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
+        for file in ("broken.pem", "missing.pem"):
+            findings, _ = self.look(port, {"current": Inside()}, sslrootcert=str(tmp_path / file))
+            assert findings["trusted roots"].code == "invalid-configuration"
+
+    def test_tells_in_time_that_a_root_expires(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(tls, "read_roots", lambda _: Roots(3, NOW + timedelta(99), NOW))
+        findings, _ = self.look(port, {"current": Inside()})
+        assert findings["trusted roots"].status == "warning"
+
+    def test_says_which_addresses_do_not_answer(self, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside()}, look_up=lambda _: ["127.0.0.1", "127.0.0.2"])
+        assert findings["TCP"].status == "warning"
+        assert "127.0.0.2" in findings["TCP"].seen
+
+    def test_tells_silence_from_refusal(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(socket, "create_connection", timing_out)
+        findings, database = self.look(port, {})
+        assert findings["TCP"].code == "database-timeout"
+        assert database.tried == []
+
+
+def timing_out(*_: object, **__: object) -> None:
+    raise TimeoutError
+
+
+def test_the_worst_finding_decides() -> None:
+    findings = [Finding("x", status, "seen") for status in (Status.OK, Status.WARNING, Status.NOT_REACHED)]
+    assert Report("arn", tuple(findings), 0.1).worst is Status.WARNING
+    assert [Report("arn", (finding,), 0.1).exit_status for finding in findings] == [0, 1, 0]
+
+
+def test_every_check_has_a_name_of_its_own() -> None:
+    assert len(set(preflight.CHECKS)) == len(preflight.CHECKS)
+
+
+class TestAlternatingUsers(Looking):
+    """The two labels are two users' passwords: one says nothing about the other."""
+
+    @pytest.mark.parametrize("answer", [Inside(), REFUSED], ids=["let in", "refused"])
+    def test_take_the_other_users_password_as_it_is(self, port: int, answer: Inside | errors.DatabaseError) -> None:
+        values = self.pending(port, username=f"{LOGIN.username}_clone")
+        answers = {"current": Inside(), "pending": answer}
+        findings, _ = self.look(port, answers, values, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["login AWSPENDING"].status == "ok"
+
+    def test_know_a_version_that_another_strategy_has_made(self, port: int) -> None:
+        findings, database = self.look(
+            port, {"current": Inside()}, self.pending(port), strategy=Strategy.ALTERNATING_USERS
+        )
+        assert findings["login AWSPENDING"].code == "credential-mismatch"
+        assert database.tried == ["current"]
+
+    @pytest.mark.parametrize("answer", [Inside(), REFUSED], ids=["let in", "refused"])
+    def test_are_not_mended_where_the_current_password_is_refused(
+        self, port: int, answer: Inside | errors.DatabaseError
+    ) -> None:
+        values = self.pending(port, username=f"{LOGIN.username}_clone")
+        answers = {"current": REFUSED, "pending": answer}
+        findings, _ = self.look(port, answers, values, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["login AWSCURRENT"].code == "login-refused"
+        assert isinstance(answer, errors.DatabaseError) or not answer.is_open
+
+    def test_may_have_a_standby_for_a_host(self, port: int) -> None:
+        findings, _ = self.look(port, {"current": Inside(in_recovery=True)}, strategy=Strategy.ALTERNATING_USERS)
+        assert findings["primary"].status == "ok"
+        assert "a standby" in findings["primary"].seen
+
+
+class TestSuperuser:
+    def look(self, superuser: Inside) -> dict[str, Finding]:
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser})
+        superusers = FakeSuperusers(LOGIN.with_password("super", "master"))
+        check = superuser_checks.check_superuser(
+            database, cast("Superusers", superusers), LOGIN, f"{LOGIN.username}_clone", proved=True
+        )
+        return by_check(check)
+
+    def test_does_not_change_anything_on_a_standby(self) -> None:
+        inside = Inside(in_recovery=True)
+        assert self.look(inside)["superuser login"].code == "database-read-only"
+        assert not inside.is_open
+
+    def test_is_asked_no_further_where_passwords_are_looked_into(self) -> None:
+        assert self.look(Inside(seen=replace(SURVEY, passwords_checked=True)))["password change"].status == "warning"
+
+
+def test_a_rehearsal_that_breaks_off_says_why(postgres: PostgresServer, make_role: Callable[..., Role]) -> None:
+    role = make_role(postgres)
+    with door(postgres).log_in(login(role)) as session:
+        postgres.query("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
+        with pytest.raises(errors.PasswordChangeError, match="the session broke"):
+            session.rehearse(login(role), login(role, username=f"{role.name}_clone"), proved=True)

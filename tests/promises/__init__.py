@@ -1,0 +1,1 @@
+"""What holds for the whole house, whatever happens: crashes, walks, sinks, deputies."""

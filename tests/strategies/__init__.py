@@ -1,0 +1,1 @@
+"""Each strategy as a whole, on real servers."""

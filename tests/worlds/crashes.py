@@ -1,0 +1,628 @@
+"""A world in which the function can be killed at every effect it has outside, and what its surroundings do next."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import random
+import re
+import secrets
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from copy import deepcopy
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from uuid import uuid4
+
+import psycopg2.errors
+import pytest
+from botocore import UNSIGNED
+from botocore.awsrequest import AWSPreparedRequest, AWSResponse
+from botocore.compat import HTTPHeaders
+from moto.moto_server.werkzeug_app import create_backend_app
+from moto.secretsmanager.models import secretsmanager_backends
+from psycopg2 import sql
+from werkzeug.test import EnvironBuilder, run_wsgi_app
+
+from local import rotation
+from local.servers.secrets_manager import _Account
+from rotation_lambda import steps
+from rotation_lambda.credential import CLONE, Credential, SslMode
+from rotation_lambda.deadline import RESERVE_S, Deadline
+from rotation_lambda.errors import LoginRefusedError, RotationError
+from rotation_lambda.event import RotationEvent, Step
+from rotation_lambda.postgres import Postgres, Session
+from rotation_lambda.rotation import Rotation
+from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
+from rotation_lambda.superuser import Superusers
+
+if TYPE_CHECKING:
+    from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
+
+    from local.servers.postgres import PostgresServer
+    from local.servers.secrets_manager import SecretsManagerServer
+
+_Answer = TypeVar("_Answer")
+Act = Callable[[], None]
+Snapshot = tuple[Any, ...]
+Acts = Mapping[tuple[str, int], Act]
+"""What happens right "before" or "after" the effect of that number: the process is killed, or somebody else acts."""
+
+NO_ACTS: Acts = {}
+
+BUDGET_S = RESERVE_S + 3
+"""What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
+
+MODE = os.environ.get("CRASHES", "")
+"""«every» runs each continuation from every crash, and over HTTP; «write» brings the table in the README up to date."""
+
+SETTINGS = Settings.from_environment({})
+FASTEST = {"scram_iterations": "1", "ssl": "off"}
+ELSEWHERE = "template1"  # where the world tries passwords, whatever door the rotation's own database has
+
+CATALOGS = {
+    "pg_shdepend": "refclassid = 'pg_authid'::regclass AND refobjid IN (TABLE ours)",
+    "pg_db_role_setting": "setrole IN (TABLE ours)",
+    "pg_auth_members": "roleid IN (TABLE ours) OR member IN (TABLE ours)",
+    "pg_authid": "oid IN (TABLE ours)",
+}
+"""Where PostgreSQL keeps what there is to know of a role, and which rows are about the world's."""
+
+OURS = "WITH ours AS (SELECT oid FROM pg_authid WHERE rolname = ANY ({}))"
+ATTRIBUTES = """
+SELECT rolname, left(rolpassword, 5), coalesce(rolvaliduntil, 'infinity')::text,
+    to_jsonb(it) - '{oid,rolname,rolpassword,rolvaliduntil}'::text[],
+    ARRAY(SELECT setdatabase || entry FROM pg_db_role_setting, unnest(setconfig) AS entry
+        WHERE setrole = it.oid ORDER BY 1),
+    ARRAY(SELECT roleid::regrole || (to_jsonb(had) - '{oid,roleid,member}'::text[])::text
+        FROM pg_auth_members AS had WHERE member = it.oid ORDER BY 1)
+FROM pg_authid AS it WHERE rolname = ANY (%s) ORDER BY rolname
+"""
+
+
+class KilledError(BaseException):
+    """The function's process is gone: no handler of the house may catch this, and the server sees its sockets close."""
+
+
+def kill() -> None:
+    raise KilledError
+
+
+@dataclass(slots=True)
+class Effects:
+    """What one invocation does outside, in order: each API call, login, statement and logout."""
+
+    world: World
+    acts: Acts = field(default_factory=dict)
+    names: list[str] = field(default_factory=list)
+    sessions: list[WatchedSession] = field(default_factory=list)
+
+    @contextmanager
+    def one(self, name: str) -> Iterator[None]:
+        number = len(self.names)
+        self.names.append(name)
+        self._act("before", number)
+        try:
+            yield
+        finally:
+            self.world.look()
+            self._act("after", number)
+
+    def _act(self, when: str, number: int) -> None:
+        if act := self.acts.get((when, number)):
+            self.world.at = self.names[number]
+            self.world.story.append(
+                f"  {when} its {number + 1}. effect, {self.world.at}: {getattr(act, '__name__', act)}"
+            )
+            try:
+                act()
+            except KilledError:
+                self.acts = NO_ACTS  # all that the dead still do is to lose their sockets
+                raise
+
+
+@dataclass(frozen=True)
+class WatchedSecretsManager(SecretsManager):
+    """The house's adapter, each of whose calls is an effect."""
+
+    effects: Effects
+    world: World
+
+    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer]) -> _Answer:
+        if operation == "PutSecretValue":
+            return super()._ask(operation, version, call)
+        with self.effects.one(operation):
+            return super()._ask(operation, version, call)
+
+    def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
+        """Refuse a second value, as AWS does: moto overwrites that of a version with AWSPENDING."""
+        with self.effects.one("PutSecretValue"):
+            if self.world.values.get(version, value) != value:
+                return False
+            return super().put_secret_value(version, value, rotation_token)
+
+
+@dataclass
+class WatchedSession(Session):
+    """The house's session, each of whose statements is an effect."""
+
+    effects: Effects = field(kw_only=True)
+
+    def _execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:  # noqa: ANN401 - as in the house
+        with self.effects.one(" ".join(re.split(r"[;(]", query)[0].split()[:2])):
+            return super()._execute(query, parameters)
+
+    def close(self) -> None:
+        with self.effects.one("log out"):
+            super().close()
+
+
+@dataclass(frozen=True)
+class WatchedPostgres(Postgres):
+    """The house's adapter, each of whose logins is an effect (what a session looks at first changes nothing)."""
+
+    effects: Effects = field(kw_only=True)
+
+    def _connect_to(self, address: str, credential: Credential, require_auth: str) -> Session:
+        watched: WatchedSession | None = None
+        try:
+            with self.effects.one("log in"):
+                session = super()._connect_to(address, credential, require_auth)
+                watched = WatchedSession(*(getattr(session, one.name) for one in fields(session)), effects=self.effects)
+                self.effects.sessions.append(watched)
+        except RotationError:  # the answer got lost
+            if watched:
+                Session.close(watched)
+            raise
+        return watched
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that only sleeping moves, and which sleeps a moment: what is waited for is real."""
+
+    slept: float = 0.0
+
+    def now(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        time.sleep(0.005)
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.slept + BUDGET_S, self.now, self.sleep)
+
+
+class _Body(io.BytesIO):
+    """What botocore reads an answer from."""
+
+    def stream(self) -> Iterator[bytes]:
+        yield self.read()
+
+
+def make_client(keeper: SecretsManagerServer, arn: str, *, over_http: bool) -> Any:  # noqa: ANN401 - boto3 makes it
+    """Make a client of the emulator: over HTTP, or, in a fraction of the time, of the application behind its server."""
+    if over_http:
+        return keeper.client()
+    client = keeper.client(signature_version=UNSIGNED, user_agent="tests")
+    app = _Account(create_backend_app("secretsmanager"), arn.split(":")[4], [])
+
+    def ask(request: AWSPreparedRequest, **_: object) -> AWSResponse:
+        headers = [
+            (name, value if isinstance(value, str) else value.decode()) for name, value in request.headers.items()
+        ]
+        body = cast("bytes", request.body)
+        builder = EnvironBuilder(method="POST", base_url=request.url, headers=headers, data=body)
+        parts, status, answer = run_wsgi_app(app, builder.get_environ())
+        headers_back = HTTPHeaders.from_dict(dict(answer))
+        return AWSResponse(request.url, int(status.split()[0]), headers_back, _Body(b"".join(parts)))
+
+    client.meta.events.register("before-send", ask)
+    return client
+
+
+@dataclass(slots=True)
+class World:
+    """One role, its secret, and Secrets Manager's part; after every step it is proved that nobody is locked out.
+
+    `abandoned` is true from a cancelled, superseded or overruled rotation until the next one is done: as long, the
+    password in force may be one of a version without a label. Under alternating users there is no such time: AWSCURRENT
+    logs in, after every single effect, unless it is one of the versions that are `wrong` by somebody's hand.
+    """
+
+    server: PostgresServer
+    keeper: SecretsManagerServer
+    role: str
+    arn: str
+    client: Any = field(repr=False)
+    strategy: Strategy = Strategy.SINGLE_USER
+    encryption: str = "scram-sha-256"
+    abandoned: bool = False
+    wrong: set[str] = field(default_factory=set)
+    known: dict[tuple[object, ...], bool] = field(default_factory=dict, repr=False)
+    door: Literal["open", "expired", "shut"] = "open"
+    barred: str = ""
+    story: list[str] = field(default_factory=list)
+    effects: list[str] = field(default_factory=list)
+    last: int = 0
+    at: str = ""
+    deadline: Callable[[], Deadline] = field(default=lambda: Clock().deadline(), repr=False)
+    _admin: Connection = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._log_in_as_administrator()
+
+    # What there is.
+
+    @property
+    def alternates(self) -> bool:
+        return self.strategy is Strategy.ALTERNATING_USERS
+
+    @property
+    def users(self) -> list[str]:
+        return [self.role, self.role + CLONE] if self.alternates else [self.role]
+
+    @property
+    def superuser(self) -> str:
+        return self.role.replace("app", "master")
+
+    @property
+    def roles(self) -> list[str]:
+        return [*self.users, self.superuser]
+
+    @property
+    def next_user(self) -> str:
+        """Whose password a rotation changes: under alternating users, of who is not in use."""
+        current = self.credential("AWSCURRENT")
+        return current.other_user if self.alternates else current.username
+
+    @property
+    def _secret(self) -> Any:  # noqa: ANN401 - moto has no types
+        return secretsmanager_backends[self.arn.split(":")[4]][self.arn.split(":")[3]].secrets[self.arn]
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return {label: one["version_id"] for one in self._secret.versions.values() for label in one["version_stages"]}
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What each retained version holds, the newest last."""
+        versions = self._secret.versions.items()
+        return {version: one["secret_string"] for version, one in versions if "secret_string" in one}
+
+    def credential(self, label: str) -> Credential:
+        return Credential.parse(self.values[self.labels[label]])
+
+    def lets_in(self, version: str) -> bool:
+        """Log in with the version's password, in a database that no rule of the rotation's is about.
+
+        The same password at the same state of the roles gets the same answer, and is tried once.
+        """
+        tried = self.values[version], *self._rows()
+        if MODE == "every" or tried not in self.known:
+            self.known[tried] = self._lets_in(json.loads(self.values[version]))
+        return self.known[tried]
+
+    def _lets_in(self, value: Mapping[str, str]) -> bool:
+        """Log in; whoever is let in runs as the role, and so has what is the role's."""
+        expired = self.door == "expired" and self.barred == value["username"]
+        if expired:
+            self.alter("VALID UNTIL 'infinity'", self.barred)
+        try:
+            connection = self.server.connect(value["username"], value["password"], dbname=ELSEWHERE)
+        except psycopg2.OperationalError as error:
+            if "password authentication failed" not in str(error):
+                raise
+            return False
+        finally:
+            if expired:
+                self.alter("VALID UNTIL '-infinity'", self.barred)
+        with closing(connection), connection.cursor() as cursor:
+            cursor.execute("SELECT current_user")
+            assert cursor.fetchall() == [(self.role,)], self.tell("a user is let in who does not run as the role")
+        return True
+
+    def prove(self) -> dict[str, str | None]:
+        """Return the version whose password each user's is, and prove that nobody is locked out."""
+        self.look()
+        labels, values = self.labels, self.values
+        likeliest = [labels.get(name) for name in ("AWSPENDING", "AWSCURRENT", "AWSPREVIOUS")]
+        versions = [name for name in dict.fromkeys((*likeliest, *reversed(values))) if name in values]
+        names = {name: json.loads(values[name])["username"] for name in versions}
+        found = {
+            user: next((name for name in versions if names[name] == user and self.lets_in(name)), None)
+            for user in self.users
+        }
+        in_force = set(found.values()) - {None}
+        assert in_force, self.tell("nobody can log in")
+        assert self.abandoned or in_force & set(labels.values()), self.tell("only an unlabelled version logs in")
+        return found
+
+    def in_force(self) -> str | None:
+        """Return the version whose password the role's is, and prove that nobody is locked out."""
+        return self.prove()[self.role]
+
+    def look(self) -> None:
+        """See that AWSCURRENT is not refused where it never may be, not even while the function is at work."""
+        if self.alternates and self.labels["AWSCURRENT"] not in self.wrong:
+            assert self.current_logs_in(), self.tell("AWSCURRENT does not log in")
+
+    def current_logs_in(self) -> bool:
+        return self.lets_in(self.labels["AWSCURRENT"])
+
+    def tell(self, what: str) -> str:
+        return "\n  ".join((f"{what}; labels {self.labels}", *self.story))
+
+    # Another time.
+
+    def snapshot(self) -> Snapshot:
+        return deepcopy(vars(self._secret)), self._rows(), self.abandoned, list(self.story)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        self._await_logouts()
+        self.readmit()
+        secret, rows, self.abandoned, story = snapshot
+        self.story = list(story)
+        vars(self._secret).update(deepcopy(secret))
+        statements = [f"{OURS.format('%s')} DELETE FROM {catalog} WHERE {rows}" for catalog, rows in CATALOGS.items()]
+        there = [f"INSERT INTO {catalog} SELECT (jsonb_populate_record(NULL::{catalog}, %s)).*" for catalog, _ in rows]
+        self.query("; ".join(statements + there), *[self.roles] * len(statements), *[row for _, row in rows])
+
+    def _rows(self) -> list[tuple[str, str]]:
+        """Return all that the server's catalogs know of the world's roles, whether the function made them or not."""
+        return self.query("EXECUTE rows (%s)", self.roles)
+
+    def fingerprint(self, *, labelled: bool = False) -> str:
+        """Tell all that a later invocation can find, whatever versions and passwords are called; or what has labels."""
+        values = {name: json.loads(value) for name, value in self.values.items()}
+        alike = list(dict.fromkeys(value["password"] for value in values.values()))
+        in_force = self.prove().values()
+        versions = [
+            (
+                sorted(one["version_stages"]),
+                name in values and (values[name]["username"], alike.index(values[name]["password"])),
+                name in in_force,
+            )
+            for name, one in self._secret.versions.items()
+            if one["version_stages"] or not labelled
+        ]
+        told = repr((versions, self._secret.rotation_enabled, self.query(ATTRIBUTES, self.users), self.abandoned))
+        return told.replace(self.role.removeprefix("app"), "")
+
+    # What the function does.
+
+    def take(self, step: str, token: str, acts: Acts = NO_ACTS) -> RotationError | KilledError | None:
+        """Have the function take the step, be it to its end or to its death, and look after the invariant."""
+        random.seed(0)  # for the jitter of the pauses: there are as many of them each time
+        watched, open_before = Effects(self, acts), self._sessions() if acts else set()
+        failure: RotationError | KilledError | None = None
+        try:
+            self._invoke(RotationEvent(Step(step), self.arn, token), watched)
+        except RotationError as error:
+            failure = error
+        except KilledError:
+            failure = KilledError()
+            for session in watched.sessions:
+                Session.close(session)
+            self._await_logouts(open_before)
+        self.effects += watched.names
+        self.last = len(watched.names)
+        self.story.append(f"{step} of {token[:4]}: {failure!r:.500}" if failure else f"{step} of {token[:4]}")
+        self.prove()
+        return failure
+
+    def _invoke(self, event: RotationEvent, effects: Effects) -> None:
+        """Do as the handler does, with adapters that are watched."""
+        deadline = self.deadline()
+        keeper = WatchedSecretsManager(self.client, event.secret_id, effects, self)
+        versions = keeper.describe_secret()
+        versions.check(event.client_request_token, event.step)
+        database = WatchedPostgres(SslMode.DISABLE, SHIPPED_BUNDLE, deadline, effects=effects)
+        superusers = Superusers(
+            lambda arn: WatchedSecretsManager(self.client, arn, effects, self),
+            lambda: pytest.fail("No call to RDS is due here."),
+            SslMode.DISABLE,
+        )
+        now = Rotation(event.client_request_token, versions, keeper, database, deadline, superusers, self.strategy)
+        match event.step:
+            case Step.CREATE_SECRET:
+                steps.create_secret(now, SETTINGS.password_policy)
+            case Step.SET_SECRET:
+                steps.set_secret(now)
+            case Step.TEST_SECRET:
+                steps.test_secret(now)
+            case Step.FINISH_SECRET:
+                steps.finish_secret(now)
+            case Step.PREFLIGHT:
+                raise ValueError("A preflight is no step of a rotation.")
+
+    def _sessions(self) -> set[int]:
+        found = self.query("SELECT pid FROM pg_stat_activity WHERE usename = ANY (%s)", self.roles)
+        return {pid for (pid,) in found}
+
+    def _await_logouts(self, but: Collection[int] = ()) -> None:
+        """Wait until the server has seen that sockets are closed, which takes it a moment."""
+        deadline = time.monotonic() + 10
+        while self._sessions() - set(but):
+            assert time.monotonic() < deadline, self.tell("a session has stayed open")
+            time.sleep(0.001)
+
+    # What Secrets Manager does.
+
+    def begin(self) -> str:
+        self.abandoned |= "AWSPENDING" in self.labels and self.labels["AWSPENDING"] != self.labels["AWSCURRENT"]
+        token = rotation.begin(self.client, self.arn, self.keeper.function_arn)
+        self.story.append(f"RotateSecret begins {token[:4]}")
+        return token
+
+    def go_on(
+        self, token: str, steps: Sequence[str] = rotation.STEPS, acts: Mapping[str, Acts] = {}
+    ) -> RotationError | KilledError | None:
+        """Invoke the steps in order until one fails, and return its failure."""
+        for step in steps:
+            failure = self.take(step, token, acts.get(step, {}))
+            if failure:
+                return failure
+        if steps[-1] == "finishSecret":
+            self.abandoned = False
+        return None
+
+    def rotate(self) -> RotationError | KilledError | None:
+        return self.go_on(self.begin())
+
+    def heal(self) -> RotationError | KilledError | None:
+        """Rotate; under alternating users what somebody stored wrongly by hand has to be put right by hand, too."""
+        if self.alternates and not self.current_logs_in():
+            before = self._rows()
+            assert isinstance(self.rotate(), LoginRefusedError), self.tell("a rotation is not stopped")
+            assert self._rows() == before, self.tell("a rotation was stopped after a change")
+            self.put_by_hand(works=True)
+        return self.rotate()
+
+    def cancel(self) -> None:
+        rotation.cancel(self.client, self.arn)
+        self.abandoned = True
+        self.story.append("CancelRotateSecret, AWSPENDING removed")
+
+    def put_by_hand(self, *, works: bool, abandon: bool = True) -> None:
+        """PutSecretValue of a new AWSCURRENT, of which the database knows or not; AWS abandons the rotation by it."""
+        version, before = str(uuid4()), self.labels["AWSCURRENT"]
+        value = {**json.loads(self.values[before]), "password": secrets.token_hex(8)}
+        new = sql.SQL("PASSWORD {}").format(sql.Literal(value["password"]))
+        if works and not self.alter(new, value["username"]):
+            return
+        if not works:
+            self.wrong.add(version)
+        which = {"SecretId": self.arn}
+        text = json.dumps(value)
+        self.client.put_secret_value(**which, ClientRequestToken=version, SecretString=text, VersionStages=["BY-HAND"])
+        move = {"VersionStage": "AWSCURRENT", "MoveToVersionId": version, "RemoveFromVersionId": before}
+        self.client.update_secret_version_stage(**which, **move)
+        self.client.update_secret_version_stage(**which, VersionStage="BY-HAND", RemoveFromVersionId=version)
+        if abandon:
+            self._detach_pending()
+        self.abandoned = True
+        self.story.append(f"PutSecretValue by hand, of what {'works' if works else 'does not work'}")
+
+    def amend(self, changes: Mapping[str, object]) -> None:
+        """Change keys of AWSCURRENT where it is."""
+        version = self._secret.versions[self.labels["AWSCURRENT"]]
+        version["secret_string"] = json.dumps({**json.loads(version["secret_string"]), **changes})
+
+    def _detach_pending(self) -> None:
+        if version := self.labels.get("AWSPENDING"):
+            stage = {"VersionStage": "AWSPENDING", "RemoveFromVersionId": version}
+            self.client.update_secret_version_stage(SecretId=self.arn, **stage)
+
+    # What the administrator does.
+
+    def _log_in_as_administrator(self) -> None:
+        self._admin = self.server.connect(self.server.superuser, self.server.password)
+        self._admin.autocommit = True
+        self.query("SET lock_timeout = '100ms'")
+        self.query("SELECT set_config('password_encryption', %s, false)", self.encryption)
+        rows = [
+            f"SELECT '{catalog}', to_jsonb(it)::text FROM {catalog} AS it WHERE {rows}"
+            for catalog, rows in CATALOGS.items()
+        ]
+        self.query(f"PREPARE rows (name[]) AS {OURS.format('$1')} {' UNION ALL '.join(rows)}")
+
+    def restart(self) -> None:
+        self._admin.close()
+        self.server.restart()
+        self._log_in_as_administrator()
+
+    def end_sessions(self) -> None:
+        """End every session of the world's roles."""
+        ends = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = ANY (%s)"
+        self.query(ends, self.roles)
+
+    def query(self, query: str | sql.Composed, *parameters: object) -> list[tuple[Any, ...]]:
+        with self._admin.cursor() as cursor:
+            cursor.execute(query, parameters or None)
+            return cursor.fetchall() if cursor.description else []
+
+    def alter(self, clause: str | sql.Composed, user: str = "") -> bool:
+        """ALTER ROLE …; False where the function is between its own and COMMIT, for which nobody waits here."""
+        composed = sql.SQL(clause) if isinstance(clause, str) else clause
+        try:
+            self.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(user or self.role), composed))
+        except psycopg2.errors.LockNotAvailable:
+            return False
+        return True
+
+    def expire(self) -> None:
+        """Have every password refused of the user whose password changes."""
+        self.barred = self.next_user
+        if self.alter("VALID UNTIL '-infinity'", self.barred):
+            self.door = "expired"
+
+    def shut(self) -> None:
+        """Have that user sent away from the rotation's database before it is asked for a password."""
+        self.barred = self.next_user
+        self.server.use_hba(f"host postgres {self.barred} all reject", self.server.default_hba)
+        self.door = "shut"
+
+    def readmit(self) -> None:
+        """Undo either."""
+        if self.door == "shut":
+            self.server.use_hba(self.server.default_hba)
+        if self.door != "expired" or self.alter("VALID UNTIL 'infinity'", self.barred):
+            self.door = "open"
+
+    @contextmanager
+    def readmitted(self) -> Iterator[bool]:
+        """Undo either for anybody but who is interrupted, and tell whether that was possible."""
+        again = {"open": self.readmit, "expired": self.expire, "shut": self.shut}[self.door]
+        self.readmit()
+        yield self.door == "open"
+        again()
+
+    def drop(self) -> None:
+        """Remove the roles, and log out."""
+        self._await_logouts()
+        self.query(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(", ").join(map(sql.Identifier, self.roles))))
+        self._admin.close()
+
+
+def make_world(
+    server: PostgresServer,
+    keeper: SecretsManagerServer,
+    *,
+    strategy: Strategy = Strategy.SINGLE_USER,
+    port: int | None = None,
+    encryption: str = "scram-sha-256",
+    options: str = "",
+) -> World:
+    """Make a role and its secret, and a superuser where the strategy needs one; who calls drops it."""
+    role = f"app_{uuid4().hex[:8]}"
+    where = {"host": "127.0.0.1", "port": port or server.port, "dbname": "postgres", "sslmode": "disable"}
+    secret = {"engine": "postgres", **where, "username": role, "password": secrets.token_hex(8)}
+    master = {**secret, "username": role.replace("app", "master"), "password": secrets.token_hex(8)}
+    if strategy is not Strategy.SINGLE_USER:
+        secret["masterarn"] = keeper.create_secret(f"test/crash/{master['username']}", master)
+    arn = keeper.create_secret(f"test/crash/{role}", secret)
+    client = make_client(keeper, arn, over_http=MODE == "every")
+    world = World(server, keeper, role, arn, client, strategy, encryption)
+    for login, rights in (secret, options), (master, "CREATEROLE"):
+        create = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}")
+        world.query(create.format(sql.Identifier(str(login["username"])), sql.Literal(login["password"])))
+        if rights:
+            world.alter(rights, str(login["username"]))
+    if server.version >= 16:
+        world.query(f"GRANT {role} TO {world.superuser} WITH ADMIN OPTION")
+    return world
+
+
+@contextmanager
+def world_of(*servers: Any, **options: Any) -> Iterator[World]:  # noqa: ANN401 - make_world's own
+    """Make a world, and drop it afterwards."""
+    world = make_world(*servers, **options)
+    try:
+        yield world
+    finally:
+        world.drop()

@@ -1,0 +1,259 @@
+"""Stand-ins in memory for what is outside, held true by the contracts in test_secrets_manager, _postgres and _rds."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.errors import (
+    AccessDeniedError,
+    DatabaseError,
+    DatabaseReadOnlyError,
+    LoginRefusedError,
+    MissingVersionError,
+    RotationError,
+    SecretsManagerError,
+)
+from rotation_lambda.postgres.roles import Identity
+from rotation_lambda.secrets_manager import Description
+from rotation_lambda.staging import SecretVersions, StagingLabel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from rotation_lambda.credential import Credential
+    from rotation_lambda.rds import Server
+    from rotation_lambda.settings import PasswordPolicy
+
+
+@dataclass(slots=True)
+class FakeSecretsManager:
+    """One secret: what each version holds, and which label is on which version."""
+
+    values: dict[str, str] = field(default_factory=dict)
+    labels: dict[StagingLabel, str] = field(default_factory=dict)
+    calls: list[str] = field(default_factory=list)
+    rotation_tokens: list[str | None] = field(default_factory=list)
+    trouble: dict[str, RotationError] = field(default_factory=dict)
+    unreadable: set[str] = field(default_factory=set)
+    stale_reads: int = 0
+    tags: dict[str, str] = field(default_factory=dict)
+
+    def _call(self, operation: str) -> None:
+        self.calls.append(operation)
+        if error := self.trouble.get(operation):
+            raise error
+
+    def describe_secret(self) -> SecretVersions:
+        self._call("DescribeSecret")
+        versions: dict[str, frozenset[str]] = {}
+        for label, version in self.labels.items():
+            versions[version] = versions.get(version, frozenset()) | {label}
+        return SecretVersions(versions, rotation_enabled=True)
+
+    def describe(self) -> Description:
+        """Return the labels and the tags; of the rest this secret has nothing."""
+        return Description(
+            versions=self.describe_secret(),
+            function_arn=None,
+            schedule=None,
+            last_rotated=None,
+            next_rotation=None,
+            kms_key=None,
+            tags={name.lower(): value for name, value in self.tags.items()},
+            clock=None,
+        )
+
+    def get_secret_value(self, version: str) -> str:
+        self._call("GetSecretValue")
+        if version in self.unreadable:
+            raise AccessDeniedError("GetSecretValue could not use the secret's KMS key (DecryptionFailure).")
+        stale = self.stale_reads > 0 and version == self.labels.get(StagingLabel.PENDING)
+        self.stale_reads -= stale
+        if stale or version not in self.values:
+            raise MissingVersionError(f"Version {version} has no value.")
+        return self.values[version]
+
+    def get_random_password(self, policy: PasswordPolicy) -> str:
+        self._call("GetRandomPassword")
+        return secrets.token_hex(policy.length)[: policy.length]
+
+    def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
+        self._call("PutSecretValue")
+        self.rotation_tokens.append(rotation_token)
+        if self.values.get(version, value) != value:
+            return False
+        self.values[version] = value
+        self.labels[StagingLabel.PENDING] = version
+        return True
+
+    def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None:
+        self._call("UpdateSecretVersionStage")
+        if self.labels[label] != remove_from:
+            raise SecretsManagerError("UpdateSecretVersionStage failed with InvalidParameterException.")
+        self.labels[StagingLabel.PREVIOUS] = remove_from
+        self.labels[label] = move_to
+
+    def list_secret_version_ids(self) -> list[str]:
+        """Return the versions as they were made, in reverse."""
+        self._call("ListSecretVersionIds")
+        return list(self.values)[::-1]
+
+
+@dataclass(slots=True)
+class FakeRds:
+    """Instances and clusters, which are told apart by their ARNs; `calls` has whom it was asked for."""
+
+    servers: list[Server] = field(default_factory=list)
+    calls: list[str] = field(default_factory=list)
+    trouble: RotationError | None = None
+
+    def describe_db_instances(self, identifier: str) -> Server | None:
+        return self._find(":db:", identifier)
+
+    def describe_db_clusters(self, identifier: str) -> Server | None:
+        return self._find(":cluster:", identifier)
+
+    def _find(self, kind: str, identifier: str) -> Server | None:
+        self.calls.append(identifier)
+        if self.trouble:
+            raise self.trouble
+        ours = (server for server in self.servers if kind in server.arn)
+        return next((server for server in ours if identifier in {server.name, server.arn}), None)
+
+
+def identity(
+    runs_as: str = "app", starts_as: str = "app", *, has_rights: bool = True, clone_owns: list[str] | None = None
+) -> Identity:
+    """Return as whom a session runs; as it should be, where nothing is said."""
+    return Identity(runs_as, starts_as, has_rights, clone_owns or [])
+
+
+@dataclass(slots=True)
+class FakeSuperusers:
+    """Knows the superuser of every secret, or the error that stands in the way; `asked` for which credentials."""
+
+    superuser: Credential | None = None
+    trouble: RotationError | None = None
+    asked: list[Credential] = field(default_factory=list)
+
+    def of(self, current: Credential) -> Credential:
+        self.asked.append(current)
+        if self.trouble:
+            raise self.trouble
+        assert self.superuser is not None, "No superuser is to be asked for here."
+        return self.superuser
+
+
+@dataclass(slots=True)
+class FakeDatabase:
+    """One server with one role, and `others` by name. `trouble` says, by password, what a login raises.
+
+    A superuser's changes are in `plans`: for whom, and whether AWSCURRENT had logged in. `notes` are what they tell,
+    and `identities` as whom sessions run, by user. A host that `lags` refuses so many logins before it has replayed a
+    change. `at_login` has what is called at the login of that number, so that others can act in between.
+    """
+
+    role: str
+    password: str
+    trouble: dict[str, DatabaseError] = field(default_factory=dict)
+    change_trouble: list[DatabaseError] = field(default_factory=list)
+    logins: list[Credential] = field(default_factory=list)
+    changes: list[str] = field(default_factory=list)
+    scram_only: set[str] = field(default_factory=set)
+    any_method: set[str] = field(default_factory=set)
+    others: dict[str, str] = field(default_factory=dict)
+    plans: list[tuple[str, bool]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    identities: dict[str, Identity] = field(default_factory=dict)
+    lags: dict[str, int] = field(default_factory=dict)
+    open_sessions: int = 0
+    locked: int = 0
+    locks: list[str] = field(default_factory=list)
+    in_recovery: bool = False
+    at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
+
+    def log_in(self, credential: Credential, *, scram_only: bool = False) -> FakeSession:
+        self.logins.append(credential)
+        (self.scram_only if scram_only else self.any_method).add(credential.password)
+        if act := self.at_login.get(len(self.logins)):
+            act()
+        if error := self.trouble.get(credential.password):
+            raise error
+        if self.changes and self.lags.get(credential.host):
+            self.lags[credential.host] -= 1
+            raise LoginRefusedError(f"Role {credential.username}: refused on a replica that lags.")
+        if {**self.others, self.role: self.password}.get(credential.username) != credential.password:
+            raise LoginRefusedError(f"Role {credential.username}: refused.")
+        self.open_sessions += 1
+        return FakeSession(self, credential)
+
+
+@dataclass(slots=True)
+class FakeSession:
+    """An open session."""
+
+    database: FakeDatabase
+    credential: Credential
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self.database.open_sessions -= 1
+
+    def try_lock(self, role: str) -> bool:
+        """Find the lock taken as often as `locked` says; `locks` are whose was asked for."""
+        self.database.locks.append(role)
+        self.database.locked -= self.database.locked > 0
+        return not self.database.locked
+
+    def lock_holder(self, role: str) -> str:
+        return "process 4711"
+
+    def check_identity(self) -> list[str]:
+        """Find the session as it should be, where nothing else is said of its user."""
+        found = self.database.identities.get(self.credential.username, identity())
+        found.check(self.credential)
+        return found.clone_owns
+
+    def change_password_of(
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+    ) -> list[str]:
+        """Change the password of either user."""
+        self.database.plans.append((pending.username, proved))
+        before = self.database.password
+        self.change_password(pending.password, confirm)
+        if pending.username != self.database.role:
+            self.database.password = before
+            self.database.others[pending.username] = pending.password
+        return self.database.notes
+
+    def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
+        if self.database.in_recovery:
+            raise DatabaseReadOnlyError("a standby")
+        if self.database.change_trouble:
+            raise self.database.change_trouble.pop(0)
+        confirm()
+        self.database.changes.append(password)
+        self.database.password = password
+
+
+@dataclass(slots=True)
+class FakeClock:
+    """A clock that only sleeping moves; `pauses` are what was slept."""
+
+    now: float = 0.0
+    pauses: list[float] = field(default_factory=list)
+
+    def sleep(self, seconds: float) -> None:
+        self.pauses.append(seconds)
+        self.now += seconds
+
+    def deadline(self, seconds: float = 60.0) -> Deadline:
+        return Deadline(self.now + seconds, lambda: self.now, self.sleep)
