@@ -9,7 +9,7 @@ READY := $(VENV)/.ready
 SAM := SAM_CLI_TELEMETRY=0 $(VENV)/bin/sam
 ENV ?= default
 
-.PHONY: help rotate local test check build deploy events bundle lock clean build-RotationFunction
+.PHONY: help rotate local test check build deploy events bundle docs lock clean build-RotationFunction
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -41,6 +41,9 @@ events: build  ## Begin a rotation on what `make local` runs, with an event for 
 
 bundle: $(READY)  ## Show and check the certificates that the function ships
 	@$(RUN) -m local.bundle
+
+docs: $(READY)  ## Write the generated tables of README.md and docs/ again
+	@$(RUN) -m local.pages
 
 # What `sam build` calls, in lambda/x86_64 or lambda/arm64, where `platforms` has pip's names for that machine. Any Python
 # with pip will do. The wheels are unpacked instead of installed, for pip would leave traces of this machine.

@@ -76,7 +76,7 @@ class ConfigurationError(RotationError):
     """An environment variable of the function has a value that cannot be used."""
 
     code = "invalid-configuration"
-    hint = "Correct the function's environment variable; README.md, «Environment», lists what each one takes."
+    hint = "Correct the function's environment variable; docs/configuration.md lists what each one takes."
 
 
 class RotationRefusedError(RotationError):
@@ -139,12 +139,10 @@ class AccessDeniedError(SecretsManagerError):
 
 
 class InvalidSecretError(RotationError):
-    """A version's value is not a PostgreSQL credential as README.md, «The secret», describes it."""
+    """A version's value is not a PostgreSQL credential as docs/secret-format.md describes it."""
 
     code = "invalid-secret"
-    hint = (
-        "Correct the secret's JSON with «aws secretsmanager put-secret-value»; README.md, «The secret», has every key."
-    )
+    hint = "Correct the secret's JSON with «aws secretsmanager put-secret-value»; docs/secret-format.md has every key."
 
 
 class MissingVersionError(InvalidSecretError):
@@ -311,7 +309,7 @@ class RoleNotPreparedError(DatabaseError):
     """A role lacks a right, an attribute or a setting that the superuser could not give it; the hint has the SQL."""
 
     code = "role-not-prepared"
-    hint = "README.md, «Alternating users: what it creates in your database», says what the strategy needs."
+    hint = "docs/alternating-users.md says what the strategy needs."
 
 
 class PasswordChangeError(DatabaseError):
@@ -344,7 +342,7 @@ class UnprovenPasswordError(DatabaseError):
     code = "unproven-password"
     hint = (
         "Look at the database now. As a rule the next try, which Secrets Manager makes by itself, finds which of the "
-        "two versions logs in and goes on from there; if it does not, README.md, «When a rotation is stuck»."
+        "two versions logs in and goes on from there; if it does not, docs/runbook.md."
     )
 
 

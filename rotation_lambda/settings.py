@@ -86,7 +86,7 @@ class Settings:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
-        """Read the variables of README.md, «Environment»; raise ConfigurationError, naming the variable, for a bad one.
+        """Read the variables of docs/configuration.md; raise ConfigurationError, naming the variable, for a bad one.
 
         An empty variable counts as absent, except EXCLUDE_CHARACTERS, where it excludes nothing.
         """

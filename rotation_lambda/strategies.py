@@ -122,7 +122,7 @@ class SingleUser(Rotation):
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise LoginRefusedError(
             f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-            hint=f"{LoginRefusedError.hint} If nobody knows the password: README.md, «When a rotation is stuck».",
+            hint=f"{LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
         )
 
     def _ways_in(self, current: Credential, pending: Credential) -> Iterator[tuple[str, Credential | None]]:

@@ -1,4 +1,4 @@
-"""The environment is read as README.md says, and a bad value is refused by the variable's name."""
+"""The environment is read as docs/configuration.md says, and a bad value is refused by the variable's name."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from local.servers.secrets_manager import run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation
 from tests.worlds.leaks import everything_in
+from tests.worlds.pages import PAGES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -44,8 +45,8 @@ if TYPE_CHECKING:
     from local.servers.secrets_manager import SecretsManagerServer
     from tests.conftest import Role, Secret
 
+PAGE = "docs/applications.md"
 REFUSAL = "password authentication failed"
-SECTION = "## Read the secret from your application\n"
 CHANGE = ["createSecret", "setSecret"]
 FINISH = ["testSecret", "finishSecret"]
 
@@ -519,14 +520,12 @@ def test_a_logger_at_debug_tells_no_secret(application: Application, use: str) -
 
 
 def snippets() -> Iterator[tuple[str, str]]:
-    """Yield language and text of the section's snippets, in their order."""
-    _, _, rest = (ROOT / "README.md").read_text(encoding="utf-8").partition(SECTION)
-    section, _, _ = rest.partition("\n## ")
-    yield from re.findall(r"^```(\w+)\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    """Yield language and text of the page's snippets, in their order."""
+    yield from re.findall(r"^```(\w+)\n(.*?)^```$", PAGES[PAGE], re.MULTILINE | re.DOTALL)
 
 
 class Reader:
-    """Does what the section says, snippet by snippet, where there is a server for it."""
+    """Does what the page says, snippet by snippet, where there is a server for it."""
 
     def __init__(self, manager: SecretsManagerServer, postgres: PostgresServer, folder: Path) -> None:
         self.manager, self.postgres, self.folder = manager, postgres, folder
@@ -559,11 +558,11 @@ class Reader:
 
     def python(self, text: str) -> None:
         self.manager.calls.clear()
-        exec(compile(text, "README.md", "exec"), self.names)  # noqa: S102
+        exec(compile(text, PAGE, "exec"), self.names)  # noqa: S102
         assert set(self.manager.calls) <= {"GetSecretValue"}
 
 
-def test_every_snippet_of_the_readme_runs(
+def test_every_snippet_of_the_page_runs(
     postgres: PostgresServer, make_role: Callable[..., Role], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_role(postgres, name="shop", password="change me")

@@ -2,7 +2,7 @@
 
 A step keeps nothing but what it does outside, so two crashes that leave the same world have the same future. Each way
 to go on is run once from each world that crashes leave, or, with CRASHES=every, from each single crash and over HTTP.
-What was tried is a table in the README; CRASHES=write brings that up to date.
+What was tried is a table in docs/testing.md; CRASHES=write brings that up to date.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(7200 if MODE == "every" else 120)
 
-READMES = [ROOT / "README.md"]
+PAGE = ROOT / "docs" / "testing.md"
 FROM, TO = "<!-- what was tried: begin -->\n", "<!-- what was tried: end -->\n"
 IDLE_S = 0.2
 GOODBYE = b"X\0\0\0\4"
@@ -599,17 +599,16 @@ def test_a_real_process(
         matrix.note(f"a real process, {name}", len(CONTINUATIONS))
 
 
-def test_the_readme_tells_what_was_tried() -> None:
+def test_the_page_tells_what_was_tried() -> None:
     rows = {name: f"| {name} | {crashes} | {ways} | {crashes * ways} | 0 |" for name, (crashes, ways) in ROWS.items()}
     cases = sum(crashes * ways for crashes, ways in ROWS.values())
     total = f"| in all | {sum(crashes for crashes, _ in ROWS.values())} | | {cases} | 0 |"
-    [readme] = [path for path in READMES if path.exists() and FROM in path.read_text()]
-    before, _, rest = readme.read_text().partition(FROM)
+    before, _, rest = PAGE.read_text().partition(FROM)
     told, _, after = rest.partition(TO)
     if MODE == "write":
         head = "| killed, or interrupted | moments | ways to go on | cases | lock-outs |\n|---|--:|--:|--:|--:|"
         told = "\n".join([head, *rows.values(), total, ""])
-        readme.write_text(before + FROM + told + TO + after)
+        PAGE.write_text(before + FROM + told + TO + after)
     lines = told.splitlines()
-    assert not [row for row in rows.values() if row not in lines], "CRASHES=write brings the README up to date"
+    assert not [row for row in rows.values() if row not in lines], "CRASHES=write brings docs/testing.md up to date"
     assert len(rows) < len(lines) - 3 or total in lines

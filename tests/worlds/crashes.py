@@ -57,7 +57,7 @@ BUDGET_S = RESERVE_S + 3
 """What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
 
 MODE = os.environ.get("CRASHES", "")
-"""«every» runs each continuation from every crash, and over HTTP; «write» brings the table in the README up to date."""
+"""`every` runs each continuation from every crash, and over HTTP; `write` renews the table in docs/testing.md."""
 
 SETTINGS = Settings.from_environment({})
 FASTEST = {"scram_iterations": "1", "ssl": "off"}

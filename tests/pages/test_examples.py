@@ -1,4 +1,4 @@
-"""README.md says what the program does: transcript, variables and the secret's keys are held against the code."""
+"""The pages say what the program does: transcript, variables and the secret's keys are held against the code."""
 
 from __future__ import annotations
 
@@ -11,19 +11,7 @@ import pytest
 
 from rotation_lambda import credential, errors, settings
 from rotation_lambda.postgres import roles
-from tests import ROOT
-
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-
-
-def section(title: str) -> str:
-    """Return a section's text, to the next heading of the same level."""
-    return README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-
-
-def first_cells(text: str) -> list[str]:
-    """Return the names in the first column of the section's table."""
-    return [name for row in re.findall(r"^\| (`[^|]*) \|", text, re.MULTILINE) for name in re.findall(r"`(\w+)`", row)]
+from tests.worlds.pages import PAGES, first_cells
 
 
 def normalised(transcript: str) -> str:
@@ -37,7 +25,7 @@ def normalised(transcript: str) -> str:
 
 
 def test_the_transcript_is_what_a_rotation_prints() -> None:
-    shown = README.partition("$ make rotate\n")[2].partition("```")[0]
+    shown = PAGES["README.md"].partition("$ make rotate\n")[2].partition("```")[0]
     ran = subprocess.run([sys.executable, "-m", "local"], capture_output=True, text=True, check=True, timeout=60)
     assert normalised(ran.stdout) == normalised(shown)
     assert ran.stderr == ""
@@ -51,10 +39,10 @@ def test_the_table_of_variables_names_each_that_is_read() -> None:
 
     asked: list[str] = []
     settings.Settings.from_environment(Recorder())
-    assert sorted(first_cells(section("Environment"))) == sorted(asked)
+    assert sorted(first_cells(PAGES["docs/configuration.md"])) == sorted(asked)
 
 
-@pytest.mark.parametrize("key", sorted(first_cells(section("The secret"))))
+@pytest.mark.parametrize("key", sorted(first_cells(PAGES["docs/secret-format.md"])))
 def test_the_table_of_keys_names_each_that_is_read(key: str) -> None:
     """A number in the key's place is read, and refused by the key's name; a port is read as one, and changes."""
     document: dict[str, object] = {"host": "db.example.com", "username": "app", "password": "old"}
@@ -68,7 +56,7 @@ def test_the_table_of_keys_names_each_that_is_read(key: str) -> None:
 
 
 def test_the_sql_for_a_clone_is_what_the_code_would_run() -> None:
-    shown = README.split("<!-- clone -->")[1].partition("```sql\n")[2].partition("```")[0]
+    shown = PAGES["docs/alternating-users.md"].split("<!-- clone -->")[1].partition("```sql\n")[2].partition("```")[0]
     given = {("", "search_path"): '"$user", public', ("shop", "work_mem"): "64MB"}
     original = roles.Role("app", [], True, True, 20, "2030-01-01 00:00:00+00", given)  # noqa: FBT003 - a row's columns
     current = credential.Credential("h", 5432, "shop", "app", "old")
