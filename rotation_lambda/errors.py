@@ -309,7 +309,7 @@ class RoleNotPreparedError(DatabaseError):
     """A role lacks a right, an attribute or a setting that the superuser could not give it; the hint has the SQL."""
 
     code = "role-not-prepared"
-    hint = "docs/alternating-users.md says what the strategy needs."
+    hint = "See what the strategy needs from the database in docs/alternating-users.md."
 
 
 class PasswordChangeError(DatabaseError):
