@@ -36,8 +36,8 @@ deploy: $(READY)  ## Build it and deploy it (ENV=prod: what samconfig.toml has f
 	@$(SAM) build --config-env $(ENV)
 	@$(SAM) deploy --config-env $(ENV) $(ARGS)
 
-events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke`
-	@$(RUN) -m local.container
+events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke` (STACK=PORT)
+	@$(RUN) -m local.events $(if $(STACK),--stack $(STACK))
 
 bundle: $(READY)  ## Show and check the certificates that the function ships
 	@$(RUN) -m local.bundle

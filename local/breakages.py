@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import trustme
 from psycopg2 import sql
 
-from local import rotation
+from local.servers import rotation
 from local.servers.installation import Part, find_module
 from local.servers.pgbouncer import PGBOUNCER, run_pgbouncer
 from local.servers.stack import USERNAME

@@ -16,7 +16,7 @@ from psycopg2 import sql
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from local import rotation
+from local.servers import rotation
 from local.servers.proxy import Cut, Passage, Proxy, Rule, run_proxy
 from local.servers.stack import USERNAME, run_stack
 from local.servers.worker import DONE, KILLED, Worker, run_worker

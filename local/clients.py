@@ -1,157 +1,122 @@
-"""Applications that log in again and again while a credential rotates: as examples/ shows, and without the fallback."""
+"""Rotations while applications log in all the time, and what those saw of them."""
 
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from threading import Event
+from contextlib import nullcontext
+from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING
 
-import psycopg2
-from aws_lambda_powertools.utilities.parameters import SecretsProvider
+from rich.live import Live
+from rich.table import Table
 
-from examples.database import REFUSED, Database
+from local.servers import rotation
+from local.servers.applications import count, run_clients
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-    from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
+    from rich.console import Console
 
-    from local.servers.postgres import PostgresServer
-    from local.servers.secrets_manager import SecretsManagerServer
+    from local.servers.applications import Clients
+    from local.servers.stack import Stack
 
-PAUSE_S = 0.02
-PATIENCE_S = 30  # with a client of which nothing is heard: more than its own deadline
+KINDS = ("with the fallback", "AWSCURRENT alone")
+HEAD = "{:<20}{:>23}{:>23}"
+ROW = "{:<11}{:>9}{:>14}{:>9}{:>14}{:>9}"
 
-
-class CurrentOnly(Database):
-    """The same without the fallback: every connect reads AWSCURRENT, and the database's first answer is the last."""
-
-    def connect(self, **parameters: object) -> Connection:
-        """Return a new session, or raise what stood in the way of the only try."""
-        return self._log_in(self._read("AWSCURRENT", max_age=0, force_fetch=True), parameters)
-
-
-@dataclass(slots=True)
-class Client:
-    """One application.
-
-    `reads` are the labels it has asked Secrets Manager for, in order; `refusals` tell by the wall clock, which the
-    server has too, when a refused login began and when it had its answer.
-    """
-
-    database: Database
-    reads: list[str]
-    accepted: int = 0
-    refusals: list[tuple[float, float]] = field(default_factory=list)
-    windows: list[float] = field(default_factory=list)
-    slowest: float = 0.0
-
-    @property
-    def refused(self) -> int:
-        """How many logins were refused."""
-        return len(self.refusals)
-
-    @property
-    def logins(self) -> int:
-        """How many logins have had their answer."""
-        return self.accepted + self.refused
-
-    def work(self, stop: Event) -> None:
-        """Log in until `stop`; a window is the time from the first refused login to the next accepted one."""
-        shut_since: float | None = None
-        while not stop.wait(PAUSE_S):
-            began, began_at = time.monotonic(), time.time()
-            try:
-                self.database.connect().close()
-            except psycopg2.OperationalError as error:
-                if not REFUSED.search(str(error)):
-                    raise
-                self.refusals.append((began_at, time.time()))
-                shut_since = shut_since or began
-            else:
-                self.accepted += 1
-                if shut_since is not None:
-                    self.windows.append(time.monotonic() - shut_since)
-                    shut_since = None
-            self.slowest = max(self.slowest, time.monotonic() - began)
+COMMITTED = "SELECT extract(epoch FROM pg_xact_commit_timestamp(xmin))::float FROM pg_authid WHERE rolname = %s"
 
 
 @dataclass(frozen=True, slots=True)
-class Clients:
-    """As many clients with the fallback as without, each with a cache of its own."""
+class Window:
+    """The time from setSecret's commit to finishSecret's move, by the wall clock."""
 
-    with_fallback: list[Client]
-    without: list[Client]
+    opened: float
+    closed: float
 
-    def wait(self) -> None:
-        """Return once every client has logged in afresh: the second answer from now on is to a login of from now on."""
-        everybody = [*self.with_fallback, *self.without]
-        enough = [client.logins + 2 for client in everybody]
-        deadline = time.monotonic() + PATIENCE_S
-        while any(client.logins < least for client, least in zip(everybody, enough, strict=True)):
-            if time.monotonic() > deadline:
-                raise TimeoutError("A client does not log in any more.")
-            time.sleep(0.01)
+    @property
+    def milliseconds(self) -> float:
+        """How long it is."""
+        return 1000 * (self.closed - self.opened)
 
-    def report(self) -> list[str]:
-        """Say in a line for either kind what its callers saw; afterwards, once nobody works any more."""
-        reads = [label for client in self.with_fallback for label in client.reads]
-        shut = max((window for client in self.without for window in client.windows), default=0.0)
-        slowest = max(client.slowest for client in self.with_fallback)
-        current, pending = reads.count("AWSCURRENT"), reads.count("AWSPENDING")
-        read = f"AWSCURRENT was read {current} times, AWSPENDING {pending}"
-        refused = f": refused for {shut:.2f} seconds at most" if shut else ""
-        return [
-            f"{_logins(self.with_fallback)} with the fallback: {read}; the slowest login took {slowest:.2f} seconds.",
-            f"{_logins(self.without)} with AWSCURRENT alone{refused}.",
-        ]
+    def explains(self, began: float, answered: float) -> bool:
+        """Tell whether a login may have read AWSCURRENT before the move, and been refused after the commit."""
+        return began <= self.closed and self.opened <= answered
 
 
-@contextmanager
-def run_clients(
-    number: int, secret_id: str, secrets_manager: SecretsManagerServer, postgres: PostgresServer
-) -> Iterator[Clients]:
-    """Let `number` clients of either kind log in, each some 20 times a second, until the block ends.
+def settings_for(clients: int) -> dict[str, str]:
+    """Return what PostgreSQL needs for so many clients of either kind, and to know when a password was committed."""
+    return {"max_connections": str(20 + 2 * clients), "track_commit_timestamp": "on"}
 
-    What stops a client, other than a refused password, is raised there.
+
+def run_rotations(stack: Stack, invoke: rotation.Invoke, console: Console, *, clients: int, times: int) -> bool:
+    """Rotate so often while clients log in; tell what they saw, and return whether it is what the strategy promises.
+
+    Before the next rotation everybody logs in afresh. On AWS there are four hours for it; a login that takes as long as
+    a whole rotation is refused with alternating users, too.
     """
+    manager = stack.secrets_manager
+    client = manager.client()
+    windows: list[Window] = []
+    doing = "before"
+    console.print(f"Clients: {clients} as examples/ shows, {clients} with AWSCURRENT alone.")
+    console.print(f"Rotations: {times}, {stack.strategy}.\n")
+    console.print(HEAD.format("", *KINDS))
+    console.print(ROW.format("rotation", "window", *("accepted", "refused") * 2))
+    with run_clients(clients, stack.secret_arn, manager, stack.postgres) as everybody:
+        live = Live(
+            get_renderable=lambda: _table(everybody, doing), console=console, refresh_per_second=10, transient=True
+        )
+        with live if console.is_terminal else nullcontext():
+            everybody.wait()
+            for number in range(1, times + 1):
+                before = _counts(everybody)
+                token = rotation.begin(client, stack.secret_arn, manager.function_arn)
+                for step in rotation.STEPS:
+                    doing = f"rotation {number}, {step}"
+                    rotation.invoke_steps(invoke, stack.secret_arn, token, steps=[step])
+                windows.append(Window(closed=time.time(), opened=_committed(stack)))
+                doing = f"after rotation {number}"
+                everybody.wait()
+                seen = [now - then for now, then in zip(_counts(everybody), before, strict=True)]
+                console.print(ROW.format(number, f"{windows[-1].milliseconds:.0f} ms", *seen))
+    refusals = [refusal for one in (*everybody.with_fallback, *everybody.without) for refusal in one.refusals]
+    excuses = [] if stack.alternates else windows
+    broken = [refusal for refusal in refusals if not any(window.explains(*refusal) for window in excuses)]
+    console.print("", *everybody.report(), _length(windows), _verdict(len(refusals), len(broken)), sep="\n")
+    return not broken
 
-    def make(kind: type[Database]) -> Client:
-        provider, reads = make_provider(secrets_manager.client())
-        return Client(kind(secret_id, provider, sslrootcert=postgres.ca_file, application_name="client"), reads)
 
-    clients = Clients([make(Database) for _ in range(number)], [make(CurrentOnly) for _ in range(number)])
-    stop = Event()
-    with ThreadPoolExecutor(2 * number) as pool:
-        work = [pool.submit(client.work, stop) for client in (*clients.with_fallback, *clients.without)]
-        try:
-            yield clients
-        finally:
-            stop.set()
-            for one in work:
-                one.result()
+def _committed(stack: Stack) -> float:
+    """Return when the password that AWSCURRENT has was committed."""
+    [(moment,)] = stack.postgres.query(COMMITTED, (stack.credential()["username"],))
+    return float(moment)
 
 
-def make_provider(client: SecretsManagerClient) -> tuple[SecretsProvider, list[str]]:
-    """Return Powertools' provider, and the list that each label it asks Secrets Manager for is added to."""
-    reads: list[str] = []
-
-    def note(params: Mapping[str, str], **_: object) -> None:
-        reads.append(params.get("VersionStage", ""))
-
-    client.meta.events.register("provide-client-params.secretsmanager.GetSecretValue", note)
-    return SecretsProvider(boto3_client=client), reads
+def _length(windows: Sequence[Window]) -> str:
+    lengths = [window.milliseconds for window in windows]
+    typical, longest = median(lengths), max(lengths)
+    return f"From setSecret's commit to finishSecret's move: {typical:.0f} ms (median), {longest:.0f} ms (longest)."
 
 
-def count(clients: Sequence[Client]) -> tuple[int, int]:
-    """Return how many logins of theirs were accepted, and how many refused."""
-    return sum(client.accepted for client in clients), sum(client.refused for client in clients)
+def _verdict(refused: int, broken: int) -> str:
+    if broken:
+        return f"{broken} of {refused} refused logins ought to have been accepted."
+    return f"All {refused} refused logins lie in that time." if refused else "No login was refused."
 
 
-def _logins(clients: Sequence[Client]) -> str:
-    accepted, refused = count(clients)
-    return f"{accepted + refused} logins, {refused} refused, by {len(clients)} clients"
+def _counts(clients: Clients) -> tuple[int, ...]:
+    return *count(clients.with_fallback), *count(clients.without)
+
+
+def _table(clients: Clients, doing: str) -> Table:
+    """Return the counts of this moment, as a table for people."""
+    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
+    table.add_column(doing, no_wrap=True, min_width=len("rotation 999, createSecret"))
+    table.add_column("accepted", justify="right", style="green")
+    table.add_column("refused", justify="right", style="red")
+    for kind, numbers in zip(KINDS, (count(clients.with_fallback), count(clients.without)), strict=True):
+        table.add_row(kind, *map(str, numbers))
+    return table

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import __version__, errors, handler
 from rotation_lambda.rds import Rds
 from rotation_lambda.secrets_manager import SecretsManager

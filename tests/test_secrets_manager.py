@@ -12,7 +12,7 @@ import boto3
 import pytest
 from botocore.config import Config
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import errors
 from rotation_lambda import secrets_manager as adapter
 from rotation_lambda.settings import PasswordPolicy

@@ -19,7 +19,7 @@ import boto3
 import pytest
 from psycopg2 import sql
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import preflight
 from rotation_lambda.errors import AccessDeniedError, RotationError
 from tests import ROOT

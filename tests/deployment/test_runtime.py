@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import samcli
 
-from local import rotation
+from local.servers import rotation
 from tests import ROOT
 
 if TYPE_CHECKING:

@@ -29,8 +29,8 @@ from examples import database as example
 from examples.database import REFUSED, Database
 from examples.engine import create_engine_for
 from examples.secret import read_secret, read_version
-from local import rotation
-from local.clients import make_provider, run_clients
+from local.servers import rotation
+from local.servers.applications import make_provider, run_clients
 from local.servers.secrets_manager import run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation

@@ -19,8 +19,7 @@ import psycopg2
 import pytest
 from botocore.exceptions import ClientError, EndpointConnectionError
 
-from local import rotation
-from local.servers import installation, postgres, secrets_manager
+from local.servers import installation, postgres, rotation, secrets_manager
 from local.servers.stack import MASTER, STRATEGIES, USERNAME, run_stack
 from tests import ROOT
 
@@ -309,7 +308,7 @@ def test_is_not_handed_over_when_it_lets_everybody_in(place: Path, monkeypatch: 
 
 CHILD = """
 import os, sys, time
-from local import rotation
+from local.servers import rotation
 from local.servers import postgres
 import psycopg2, trustme
 if os.geteuid() == 0 and len(sys.argv) > 1:

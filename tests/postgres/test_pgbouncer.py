@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import psycopg2
 import pytest
 
-from local import rotation
+from local.servers import rotation
 from local.servers.pgbouncer import PGBOUNCER, is_open, run_pgbouncer
 from rotation_lambda import errors
 from tests import ROOT, conftest

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 import pytest
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import errors, preflight
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline

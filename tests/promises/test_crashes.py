@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import rotation
+from local.servers import rotation
 from local.servers.postgres import run_postgres
 from local.servers.proxy import Cut, Passage, Proxy, run_proxy
 from local.servers.secrets_manager import run_secrets_manager

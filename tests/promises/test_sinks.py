@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import errors, handler, steps
 from rotation_lambda.settings import Strategy
 from tests.worlds.leaks import everything_in

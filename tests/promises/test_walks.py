@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import errors
 from rotation_lambda.settings import Strategy
 from tests.promises.test_crashes import WHOSE, Matrix, keeper, quick, server

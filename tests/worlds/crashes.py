@@ -26,7 +26,7 @@ from moto.secretsmanager.models import secretsmanager_backends
 from psycopg2 import sql
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
-from local import rotation
+from local.servers import rotation
 from local.servers.secrets_manager import _Account
 from rotation_lambda import steps
 from rotation_lambda.credential import CLONE, Credential, SslMode

@@ -14,7 +14,7 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from local import rotation
+from local.servers import rotation
 from rotation_lambda import errors
 from rotation_lambda.credential import CLONE, SslMode
 from rotation_lambda.deadline import Deadline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -12,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from local import container, rotation
+from local import events
+from local.servers import rotation
 from local.servers.stack import Stack, run_stack
 from rotation_lambda.credential import Credential
 from rotation_lambda.event import RotationEvent, Step
@@ -29,7 +31,13 @@ STEPS = {"create_secret": "createSecret", "set_secret": "setSecret", "test_secre
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with run_stack(rotation_host=container.HOST) as running:
+    with run_stack(rotation_host=events.HOST) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def other() -> Iterator[Stack]:
+    with run_stack(rotation_host=events.HOST) as running:
         yield running
 
 
@@ -43,6 +51,11 @@ def build(tmp_path: Path) -> Path:
     return build
 
 
+def prepare(folder: Path, build: Path, port: int | None = None) -> list[Path]:
+    """Do what `make events` does."""
+    return events.prepare(events.find_stack(folder, port), folder, build)
+
+
 def parse(file: Path) -> RotationEvent:
     return RotationEvent.parse(json.loads(file.read_text()))
 
@@ -54,43 +67,43 @@ def test_there_is_an_event_for_every_step() -> None:
 
 
 def test_a_rotation_has_begun_and_the_events_are_its_own(stack: Stack, build: Path, tmp_path: Path) -> None:
-    with container.announced(stack, tmp_path):
-        events = container.prepare(tmp_path, build)
+    with events.announced(stack, tmp_path):
+        written = prepare(tmp_path, build)
     labels = rotation.labels(stack.secrets_manager.client(), stack.secret_arn)
-    assert {file.name for file in events} == {file.name for file in EVENTS}
-    for event in [parse(file) for file in events if file.stem != "preflight"]:
+    assert {file.name for file in written} == {file.name for file in EVENTS}
+    for event in [parse(file) for file in written if file.stem != "preflight"]:
         assert (event.secret_id, event.client_request_token) == (stack.secret_arn, labels.versions["AWSPENDING"])
     assert labels.empty == {labels.versions["AWSPENDING"]}
 
 
 def test_each_time_another_rotation_begins(stack: Stack, build: Path, tmp_path: Path) -> None:
-    with container.announced(stack, tmp_path):
-        first, second = (parse(container.prepare(tmp_path, build)[0]).client_request_token for _ in range(2))
+    with events.announced(stack, tmp_path):
+        first, second = (parse(prepare(tmp_path, build)[0]).client_request_token for _ in range(2))
     assert first != second
 
 
 def test_the_authority_is_in_the_copy_and_not_in_the_build(stack: Stack, build: Path, tmp_path: Path) -> None:
     folder = tmp_path / "local"
-    with container.announced(stack, folder):
-        container.prepare(folder, build)
+    with events.announced(stack, folder):
+        prepare(folder, build)
     assert stack.postgres.ca_file
-    assert (folder / "RotationFunction" / container.CA_FILE).read_bytes() == stack.postgres.ca_file.read_bytes()
+    assert (folder / "RotationFunction" / events.CA_FILE).read_bytes() == stack.postgres.ca_file.read_bytes()
     assert (folder / "RotationFunction" / "handler.py").exists()
     assert (folder / "template.yaml").exists()
-    assert not (build / "RotationFunction" / container.CA_FILE).exists()
+    assert not (build / "RotationFunction" / events.CA_FILE).exists()
 
 
 def test_the_environment_leads_there_by_variables_that_the_template_has(
     stack: Stack, build: Path, tmp_path: Path
 ) -> None:
     """`sam local` drops every other one without a word."""
-    with container.announced(stack, tmp_path):
-        container.prepare(tmp_path, build)
+    with events.announced(stack, tmp_path):
+        prepare(tmp_path, build)
     environment = json.loads((tmp_path / "environment.json").read_text())["Parameters"]
     function = as_written()["Resources"]["RotationFunction"]["Properties"]
     assert environment == {
-        "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{container.HOST}:{stack.secrets_manager.port}",
-        "PGSSLROOTCERT": f"/var/task/{container.CA_FILE}",
+        "AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://{events.HOST}:{stack.secrets_manager.port}",
+        "PGSSLROOTCERT": f"/var/task/{events.CA_FILE}",
         "ROTATION_STRATEGY": stack.strategy,
     }
     assert environment.keys() <= function["Environment"]["Variables"].keys()
@@ -100,20 +113,51 @@ def test_the_function_connects_where_the_container_knows_the_server(stack: Stack
     value = stack.secrets_manager.client().get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")
     credential = Credential.parse(value["SecretString"])
     assert credential.host == "localhost"
-    assert credential.address == (container.HOST, stack.postgres.port)
-    login = {"host": container.HOST, "hostaddr": "127.0.0.1", "sslmode": "verify-full"}
+    assert credential.address == (events.HOST, stack.postgres.port)
+    login = {"host": events.HOST, "hostaddr": "127.0.0.1", "sslmode": "verify-full"}
     stack.postgres.connect(credential.username, credential.password, **login).close()
 
 
 def test_nothing_is_prepared_without_a_stack(build: Path, tmp_path: Path, stack: Stack) -> None:
-    with container.announced(stack, tmp_path):
+    with events.announced(stack, tmp_path):
         pass
-    with pytest.raises(FileNotFoundError):
-        container.prepare(tmp_path, build)
+    with pytest.raises(LookupError, match="No local stack is running: type `make local`"):
+        prepare(tmp_path, build)
+
+
+class TestTwoStacks:
+    """Two of `make local` in one checkout do not know of each other."""
+
+    def test_the_end_of_one_leaves_the_other_where_it_is(self, stack: Stack, other: Stack, tmp_path: Path) -> None:
+        with events.announced(stack, tmp_path):
+            with events.announced(other, tmp_path):
+                pass
+            assert events.find_stack(tmp_path)["ca_file"] == str(stack.postgres.ca_file)
+        assert not list(tmp_path.iterdir())
+
+    def test_the_last_one_is_taken_or_that_whose_port_is_named(
+        self, stack: Stack, other: Stack, tmp_path: Path
+    ) -> None:
+        with events.announced(stack, tmp_path), events.announced(other, tmp_path):
+            os.utime(tmp_path / f"stack-{stack.secrets_manager.port}.json", (1, 1))
+            assert events.find_stack(tmp_path)["ca_file"] == str(other.postgres.ca_file)
+            assert events.find_stack(tmp_path, stack.secrets_manager.port)["ca_file"] == str(stack.postgres.ca_file)
+            with pytest.raises(LookupError, match="No local stack is running on port 1: "):
+                events.find_stack(tmp_path, 1)
+
+    def test_one_that_was_killed_is_passed_over(self, stack: Stack, tmp_path: Path) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as closed:
+            port = closed.getsockname()[1]
+        stale = tmp_path / f"stack-{port}.json"
+        with events.announced(stack, tmp_path):
+            server = {"port": port, "function_arn": stack.secrets_manager.function_arn}
+            stale.write_text(json.dumps({"secrets_manager": server, "secret_arn": stack.secret_arn}))
+            assert events.find_stack(tmp_path)["ca_file"] == str(stack.postgres.ca_file)
+        assert not list(tmp_path.iterdir())
 
 
 def test_the_bridge_is_an_address_of_this_machine_or_there_is_none() -> None:
-    address = container.bridge_address()
+    address = events.bridge_address()
     if address is not None:
         with closing(socket.create_server((address, 0))) as server:
             assert server.getsockname()[0] == address
@@ -121,7 +165,7 @@ def test_the_bridge_is_an_address_of_this_machine_or_there_is_none() -> None:
 
 def test_make_local_serves_where_it_is_told_and_says_how_to_get_there(tmp_path: Path) -> None:
     program = (
-        "import sys, pathlib; from local import __main__, container; container.FOLDER = pathlib.Path(sys.argv[1]);"
+        "import sys, pathlib; from local import __main__, events; events.FOLDER = pathlib.Path(sys.argv[1]);"
         "sys.exit(__main__.main(['--serve', '--bind', '127.0.0.1']))"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]
@@ -132,10 +176,10 @@ def test_make_local_serves_where_it_is_told_and_says_how_to_get_there(tmp_path: 
             said += line
             if "Ctrl-C" in line:
                 break
-        announced: dict[str, Any] = json.loads((tmp_path / "stack.json").read_text())
+        announced: dict[str, Any] = json.loads(next(tmp_path.iterdir()).read_text())
         serving.send_signal(signal.SIGINT)
         assert serving.wait(30) == 0
     assert announced["secret_arn"] in said
     assert f"http://127.0.0.1:{announced['secrets_manager']['port']}" in said
-    assert container.HOST in said
+    assert events.HOST in said
     assert not list(tmp_path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
 import json
 import shutil
@@ -9,15 +10,16 @@ import socket
 import struct
 import sys
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import EndpointConnectionError
+from botocore.exceptions import BotoCoreError, ClientError
 
-from local import ROOT, rotation
+from local import ROOT
+from local.servers import rotation
 from local.servers.secrets_manager import SecretsManagerServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from local.servers.stack import Stack
@@ -44,10 +46,10 @@ def bridge_address() -> str | None:
 
 @contextmanager
 def announced(stack: Stack, folder: Path) -> Iterator[None]:
-    """Let prepare() find the stack in the same `folder`, as long as it runs."""
+    """Let prepare() find the stack in the same `folder`, as long as it runs; each stack has a file of its own there."""
     server = stack.secrets_manager
     folder.mkdir(parents=True, exist_ok=True)
-    file = folder / "stack.json"
+    file = folder / f"stack-{server.port}.json"
     file.write_text(
         json.dumps(
             {
@@ -68,13 +70,30 @@ def announced(stack: Stack, folder: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def prepare(folder: Path, build: Path) -> list[Path]:
-    """Begin a rotation on the announced stack; return the events of its steps, which `folder` has with all the rest.
+def find_stack(folder: Path, port: int | None = None) -> dict[str, Any]:
+    """Return what the stack that was started last, or the one with this port, has announced in `folder`.
+
+    The file of a stack that does not answer any more, since it was killed, is removed. LookupError where none is left.
+    """
+    files = sorted(folder.glob(f"stack-{port or '*'}.json"), key=lambda file: file.stat().st_mtime, reverse=True)
+    for file in files:
+        stack: dict[str, Any] = json.loads(file.read_text())
+        try:
+            SecretsManagerServer(**stack["secrets_manager"]).client().describe_secret(SecretId=stack["secret_arn"])
+        except (BotoCoreError, ClientError):  # nobody listens, or somebody else
+            file.unlink()
+        else:
+            return stack
+    which = f"No local stack is running on port {port}" if port else "No local stack is running"
+    raise LookupError(f"{which}: type `make local` in another terminal.")
+
+
+def prepare(stack: Mapping[str, Any], folder: Path, build: Path) -> list[Path]:
+    """Begin a rotation on the stack; return the events of its steps, which `folder` has with all the rest.
 
     The built function goes there as a copy with the stack's CA added: `sam local` has no other way to give a container
-    a file, and what is deployed must not have it. FileNotFoundError where no stack is announced.
+    a file, and what is deployed must not have it.
     """
-    stack = json.loads((folder / "stack.json").read_text())
     server = SecretsManagerServer(**stack["secrets_manager"])
     token = rotation.begin(server.client(), stack["secret_arn"], server.function_arn)
     shutil.rmtree(folder / "RotationFunction", ignore_errors=True)
@@ -97,13 +116,18 @@ def _fill_in(file: Path, folder: Path, secret_arn: str, token: str) -> Path:
     return filled
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Do what `make events` asks; return the exit status."""
+    parser = argparse.ArgumentParser(prog="make events", description=__doc__)
+    parser.add_argument("--stack", type=int, metavar="PORT", help="of several, the one with this Secrets Manager")
+    options = parser.parse_args(arguments)
     try:
-        events = prepare(FOLDER, BUILD)
-    except (FileNotFoundError, EndpointConnectionError):
-        sys.stderr.write("No local stack is running: type `make local` in another terminal.\n")
+        stack = find_stack(FOLDER, options.stack)
+    except LookupError as error:
+        sys.stderr.write(f"{error}\n")
         return 1
+    events = prepare(stack, FOLDER, BUILD)
+    sys.stdout.write(f"On the stack whose Secrets Manager has port {stack['secrets_manager']['port']}:\n")
     sys.stdout.write("A rotation has begun: AWSPENDING is on a version without a value. Its steps, in their order:\n\n")
     order = ("create_secret", "set_secret", "test_secret", "finish_secret")
     for event in sorted((event for event in events if event.stem in order), key=lambda event: order.index(event.stem)):

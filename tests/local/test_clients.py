@@ -15,9 +15,9 @@ import psycopg2
 import pytest
 from rich.console import Console
 
-from local import clients
 from local.__main__ import main
-from local.availability import Window, run_rotations, settings_for
+from local.clients import Window, run_rotations, settings_for
+from local.servers import applications
 from local.servers.stack import STRATEGIES, USERNAME, Stack, run_stack
 from rotation_lambda import handler
 from rotation_lambda.settings import Strategy
@@ -25,7 +25,7 @@ from rotation_lambda.settings import Strategy
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from local.rotation import Invoke
+    from local.servers.rotation import Invoke
     from tests.conftest import Role, Secret
 
 REFUSED = "password authentication failed"
@@ -175,11 +175,11 @@ def test_a_client_that_cannot_go_on_is_heard(
     servers: Stack,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(clients, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(applications, "PATIENCE_S", 0.5)
     secret = make_secret({**make_role(servers.postgres).document, "port": 1})
     with (
         pytest.raises(psycopg2.OperationalError, match="Connection refused"),
-        clients.run_clients(1, secret.arn, secret.server, servers.postgres) as everybody,
+        applications.run_clients(1, secret.arn, secret.server, servers.postgres) as everybody,
     ):
         everybody.wait()
 
