@@ -6,6 +6,7 @@
     ├── RotationRefusedError              the secret's state does not allow this step
     │   ├── RotationDisabledError
     │   ├── SecretDeletedError
+    │   ├── SecretManagedError
     │   ├── VersionNotStagedError
     │   └── VersionNotPendingError
     ├── SecretsManagerError               a call to Secrets Manager failed
@@ -98,6 +99,17 @@ class SecretDeletedError(RotationRefusedError):
 
     code = "secret-deleted"
     hint = "Keep it with «aws secretsmanager restore-secret --secret-id ID», or stop rotating it."
+
+
+class SecretManagedError(RotationRefusedError):
+    """The secret is one that RDS created for a superuser, and rotates itself."""
+
+    code = "secret-managed"
+    hint = (
+        "Let RDS rotate it: `aws rds modify-db-instance --rotate-master-user-password`, for a cluster "
+        "`modify-db-cluster`. For an application, create a user with a secret of its own; this secret's ARN can be its "
+        "`masterarn`."
+    )
 
 
 class VersionNotStagedError(RotationRefusedError):

@@ -8,8 +8,9 @@ from typing import Self
 
 from rotation_lambda.errors import InvalidEventError
 
-_SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:[\w/+=.@!-]+", re.ASCII)
+_SECRET_ID = re.compile(r"(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:)?[\w/+=.@!-]{1,519}", re.ASCII)
 _PLAIN = re.compile(r"[!-~]+")
+_ROTATION_TOKEN = re.compile(r"[a-zA-Z0-9-]{36,256}")  # AWS: PutSecretValue, RotationToken
 
 
 class Step(StrEnum):
@@ -35,8 +36,9 @@ class RotationEvent:
     def parse(cls, event: object) -> Self:
         """Return the event as a value; raise InvalidEventError, naming the key, for anything else than one.
 
-        Keys that are not known are passed over, since AWS may add some. RotationToken is never quoted: it identifies
-        who may store the new version (AWS: RotateSecret across accounts).
+        SecretId is the secret's ARN, as Secrets Manager sends it, or its name, as the API takes it and emulators do.
+        Unknown keys are ignored, since AWS may add some. RotationToken is never quoted: it identifies who may store the
+        new version (AWS: RotateSecret across accounts).
         """
         if not isinstance(event, Mapping):
             raise InvalidEventError(f"The event is {json_type(event)}, not an object.")
@@ -44,10 +46,10 @@ class RotationEvent:
         if step not in set(Step):
             raise InvalidEventError(f"Step is {_quote(step)}, not one of {', '.join(Step)}.")
         secret_id = _text(event, "SecretId")
-        if not _SECRET_ARN.fullmatch(secret_id):
+        if not _SECRET_ID.fullmatch(secret_id):
             raise InvalidEventError(
-                f"SecretId is {_quote(secret_id)}, not the ARN of a secret.",
-                hint="Pass the secret's whole ARN; «aws secretsmanager describe-secret» prints it.",
+                f"SecretId is {_quote(secret_id)}, neither the ARN nor the name of a secret.",
+                hint="Pass the secret's whole ARN; `aws secretsmanager describe-secret` prints it.",
             )
         if step == Step.PREFLIGHT:
             return cls(Step.PREFLIGHT, secret_id, "")
@@ -57,6 +59,8 @@ class RotationEvent:
         if not 32 <= len(token) <= 64:  # noqa: PLR2004
             raise InvalidEventError(f"ClientRequestToken has {len(token)} characters; a version id has 32 to 64.")
         rotation_token = None if event.get("RotationToken") is None else _text(event, "RotationToken")
+        if rotation_token and not _ROTATION_TOKEN.fullmatch(rotation_token):
+            raise InvalidEventError("RotationToken is not one: 36 to 256 letters, digits and hyphens.")
         return cls(Step(step), secret_id, token, rotation_token)
 
 

@@ -73,8 +73,9 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     logger.append_keys(strategy=settings.strategy)
     deadline = Deadline.after(context.get_remaining_time_in_millis())
     client = _client(deadline)
-    secrets = SecretsManager(client, event.secret_id)
-    versions = secrets.describe_secret()
+    description = SecretsManager(client, event.secret_id).describe()
+    secrets, versions = SecretsManager(client, description.arn), description.versions
+    logger.append_keys(secret_id=description.arn)
     versions.check(event.client_request_token, event.step)
     database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
     superusers = Superusers(partial(SecretsManager, client), lambda: Rds(_rds_client(deadline)), settings.sslmode)

@@ -37,6 +37,7 @@ _KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
 class Description:
     """What Secrets Manager tells of a secret without its values; `clock` is its own at that moment."""
 
+    arn: str
     versions: SecretVersions
     function_arn: str | None
     schedule: str | None
@@ -67,10 +68,12 @@ class SecretsManager:
         answer = self._ask("DescribeSecret", None, lambda: self.client.describe_secret(SecretId=self.secret_id))
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         return Description(
+            arn=answer["ARN"],
             versions=SecretVersions(
                 labels={version: frozenset(labels) for version, labels in answer.get("VersionIdsToStages", {}).items()},
                 rotation_enabled=answer.get("RotationEnabled"),
                 deleted="DeletedDate" in answer,
+                managed=":secret:rds!" in answer["ARN"],
             ),
             function_arn=answer.get("RotationLambdaARN"),
             schedule=_schedule(answer.get("RotationRules", {})),

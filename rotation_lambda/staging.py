@@ -8,6 +8,7 @@ from rotation_lambda.errors import (
     MissingVersionError,
     RotationDisabledError,
     SecretDeletedError,
+    SecretManagedError,
     VersionNotPendingError,
     VersionNotStagedError,
 )
@@ -26,12 +27,14 @@ class StagingLabel(StrEnum):
 class SecretVersions:
     """Which version has which labels at one moment, as DescribeSecret tells it.
 
-    `rotation_enabled` is None where rotation was never configured: a first rotation looks so.
+    `rotation_enabled` is None where rotation was never configured: a first rotation looks so. `managed` is true for the
+    secret of a superuser that RDS created, and rotates itself (AWS: «Password management with Amazon RDS»).
     """
 
     labels: Mapping[str, frozenset[str]]
     rotation_enabled: bool | None = None
     deleted: bool = False
+    managed: bool = False
 
     def with_label(self, label: StagingLabel) -> str | None:
         """Return the id of the version that has the label, or None."""
@@ -52,17 +55,30 @@ class SecretVersions:
         """Tell whether the version is the one with AWSCURRENT: the rotation to it is done."""
         return StagingLabel.CURRENT in self.labels.get(version, frozenset())
 
-    def check(self, version: str, step: Step) -> None:
-        """Return when a rotation to this version may take the step; otherwise raise the RotationRefusedError that fits.
+    def check_secret(self) -> None:
+        """Return when the secret may be rotated, whatever version; otherwise raise the RotationRefusedError that fits.
 
-        Disabled means present and false: null and absent pass. testSecret changes nothing and may come while rotation
-        is being switched on (AWS: RotateSecret with RotateImmediately=false), so it does not ask. A version that is
-        current already passes as well: a step which comes late or twice does no harm.
+        Disabled means present and false: null and absent pass.
         """
         if self.deleted:
             raise SecretDeletedError("The secret is marked for deletion.")
-        if self.rotation_enabled is False and step is not Step.TEST_SECRET:
+        if self.managed:
+            raise SecretManagedError("RDS manages this secret, and rotates it itself.")
+        if self.rotation_enabled is False:
             raise RotationDisabledError("Rotation is disabled for this secret.")
+
+    def check(self, version: str, step: Step) -> None:
+        """Return when a rotation to this version may take the step; otherwise raise the RotationRefusedError that fits.
+
+        testSecret changes nothing and may come while rotation is being switched on (AWS: RotateSecret with
+        RotateImmediately=false): for it, disabled is no obstacle. A version that is current already passes as well: a
+        step which comes late or twice does no harm.
+        """
+        try:
+            self.check_secret()
+        except RotationDisabledError:
+            if step is not Step.TEST_SECRET:
+                raise
         labels = self.labels.get(version)
         if not labels:
             raise VersionNotStagedError(f"Version {version} has no staging label.")

@@ -14,7 +14,7 @@ from tests.worlds import leaks
 
 ARN = "arn:aws:secretsmanager:eu-central-1:123456789012:secret:prod/app-AbCdEf"
 VERSION = "8fd51a3c-2c4e-4a5d-9b1f-0e6f5d4c3b2a"
-ROTATION_TOKEN = "xyzzy-rotation-token"
+ROTATION_TOKEN = "xyzzy-rotation-token-0123456789-abcdefg"
 EVENT = {"Step": "createSecret", "SecretId": ARN, "ClientRequestToken": VERSION}
 WITH_TOKEN = {**EVENT, "RotationToken": ROTATION_TOKEN}
 WRONG_TYPES = {
@@ -57,10 +57,6 @@ def test_reads_each_of_the_four_steps(name: str, step: event.Step) -> None:
 def test_a_preflight_is_for_no_version(token: dict[str, str]) -> None:
     asked = event.RotationEvent.parse({"Step": "preflight", "SecretId": ARN, **token})
     assert asked == event.RotationEvent(event.Step.PREFLIGHT, ARN, "")
-
-
-def test_a_preflight_needs_the_whole_arn() -> None:
-    refusal({"Step": "preflight", "SecretId": "prod/app"})
 
 
 def test_the_steps_stand_in_the_order_of_a_rotation() -> None:
@@ -150,12 +146,19 @@ def test_takes_the_arn_of_a_secret_in_every_partition(secret_id: str) -> None:
     assert event.RotationEvent.parse({**EVENT, "SecretId": secret_id}).secret_id == secret_id
 
 
+@pytest.mark.parametrize("step", ["createSecret", "preflight"])
+@pytest.mark.parametrize("secret_id", ["prod/app", "prod/app-AbCdEf", "a/b_c+d=e.f@g-h", "arn", "rds!cluster-0a1b2c3d"])
+def test_takes_the_name_of_a_secret(secret_id: str, step: str) -> None:
+    """Emulators send it; what is done afterwards is done by the ARN that DescribeSecret gives."""
+    assert event.RotationEvent.parse({**EVENT, "Step": step, "SecretId": secret_id}).secret_id == secret_id
+
+
 @pytest.mark.parametrize(
     "secret_id",
     [
-        "prod/app",
-        "prod/app-AbCdEf",
-        "arn",
+        "prod/app name",
+        "prod:app",
+        "prod/äpp",
         "arn:aws:secretsmanager:eu-central-1:123456789012:secret:",
         "arn:aws:secretsmanager:eu-central-1:123456789012:secret",
         "arn:aws:secretsmanager:eu-central-1::secret:app-AbCdEf",
@@ -218,6 +221,21 @@ def test_does_without_a_rotation_token(asked: dict[str, object]) -> None:
 )
 def test_refuses_a_rotation_token_of_another_type_and_does_not_quote_it(token: object) -> None:
     assert refusal({**EVENT, "RotationToken": token}).what.startswith("RotationToken is ")
+
+
+@pytest.mark.parametrize("token", ["a" * 36, "a" * 256, "A-z-0-9" * 6], ids=len)
+def test_takes_a_rotation_token_of_aws_own_pattern(token: str) -> None:
+    assert event.RotationEvent.parse({**EVENT, "RotationToken": token}).rotation_token == token
+
+
+@pytest.mark.parametrize(
+    "token", ["xyzzy", "a" * 35, "a" * 257, "a" * 40 + "\n", "ä" * 40, "a_" * 20, "a" * 40 + " "], ids=ascii
+)
+def test_refuses_a_rotation_token_of_another_pattern_and_does_not_quote_it(token: str) -> None:
+    """Passed on, it would end in a ParamValidationError of the client's, which says that there was no answer."""
+    error = refusal({**EVENT, "RotationToken": token})
+    assert error.what == "RotationToken is not one: 36 to 256 letters, digits and hyphens."
+    assert token not in leaks.everything_in(error)
 
 
 def test_never_shows_the_rotation_token() -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import pytest
 
@@ -55,6 +57,14 @@ class TestRotation:
             assert {**before, "password": after["password"]} == after
             assert role.lets_in(after["password"])
             assert not role.lets_in(before["password"])
+
+    def test_takes_the_name_of_the_secret_and_goes_on_with_its_arn(
+        self, role: Role, secret: Secret, invoke: Invoke, log: Log
+    ) -> None:
+        name = secret.server.client().describe_secret(SecretId=secret.arn)["Name"]
+        rotation.invoke_steps(invoke, name, begin(secret))
+        assert role.lets_in(secret.document()["password"])
+        assert {line["secret_id"] for line in log()} == {secret.arn}
 
     def test_does_no_harm_when_each_step_comes_twice(self, role: Role, secret: Secret, invoke: Invoke) -> None:
         token = begin(secret)
@@ -161,6 +171,17 @@ class TestRefusedInvocation:
         secret.server.client().delete_secret(SecretId=secret.arn)
         with pytest.raises(errors.SecretDeletedError):
             invoke(event(secret, token, "createSecret"))
+
+    @pytest.mark.parametrize("step", rotation.STEPS)
+    def test_of_a_secret_that_rds_manages(
+        self, step: str, role: Role, secret: Secret, invoke: Callable[[object], Any]
+    ) -> None:
+        managed = replace(secret, arn=secret.server.create_secret(f"rds!db-{uuid4()}", role.document))
+        with pytest.raises(errors.SecretManagedError):
+            invoke(event(managed, begin(managed), step))
+        report = invoke({"Step": "preflight", "SecretId": managed.arn})
+        [failed] = [finding for finding in report["findings"] if finding["status"] == "failed"]
+        assert (failed["check"], failed["code"]) == ("rotation", "secret-managed")
 
     def test_of_a_secret_that_does_not_exist(self, secret: Secret, invoke: Invoke) -> None:
         arn = secret.arn.replace("test/app", "test/none")

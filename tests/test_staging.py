@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import hypothesis
 import pytest
 from hypothesis import strategies as st
@@ -117,6 +119,13 @@ def test_absent_does_not_mean_disabled() -> None:
 def test_refuses_every_step_of_a_secret_marked_for_deletion(enabled: bool | None, step: Step) -> None:  # noqa: FBT001
     state = versions(old={CURRENT}, new={PENDING}, enabled=enabled, deleted=True)
     assert type(refusal(state, step)) is errors.SecretDeletedError
+
+
+@each_step
+def test_refuses_every_step_of_a_secret_that_rds_manages(step: Step) -> None:
+    error = refusal(replace(versions(old={CURRENT}, new={PENDING}), managed=True), step)
+    assert type(error) is errors.SecretManagedError
+    assert "masterarn" in error.hint
 
 
 @each_step

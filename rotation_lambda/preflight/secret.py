@@ -16,8 +16,8 @@ from rotation_lambda.errors import (
     AccessDeniedError,
     InvalidSecretError,
     MissingVersionError,
-    RotationDisabledError,
     RotationError,
+    RotationRefusedError,
     SecretDeletedError,
     SecretNotFoundError,
 )
@@ -87,8 +87,11 @@ def check_secret(
     yield _answered(endpoint, time.monotonic() - began)
     yield check_clock("clock", description.clock, "Secrets Manager's")
     yield Finding("DescribeSecret", Status.OK, "allowed")
+    secrets = replace(secrets, secret_id=description.arn)
     yield from _permissions(secrets, settings)
     yield _rotation(description, function_arn)
+    if description.versions.managed:
+        return None
     return (yield from _versions(secrets, description, settings))
 
 
@@ -151,10 +154,10 @@ def _permissions(secrets: SecretsManager, settings: Settings) -> Generator[Findi
 def _rotation(description: Description, function_arn: str | None) -> Finding:
     """Tell whether rotation is on, when it is due, and whether it comes here."""
     versions = description.versions
-    if versions.deleted:
-        return Finding.failure("rotation", SecretDeletedError("The secret is marked for deletion."))
-    if versions.rotation_enabled is False:
-        return Finding.failure("rotation", RotationDisabledError("Rotation is disabled for this secret."))
+    try:
+        versions.check_secret()
+    except RotationRefusedError as error:
+        return Finding.failure("rotation", error)
     if versions.rotation_enabled is None:
         return Finding(
             "rotation",

@@ -56,6 +56,7 @@ class FakeSecretsManager:
     def describe(self) -> Description:
         """Return the labels and the tags; of the rest this secret has nothing."""
         return Description(
+            arn="arn:aws:secretsmanager:eu-west-1:123456789012:secret:app-AbCdEf",
             versions=self.describe_secret(),
             function_arn=None,
             schedule=None,
