@@ -9,7 +9,7 @@ import signal
 import socket
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -22,7 +22,7 @@ from rotation_lambda import errors
 from rotation_lambda import postgres as adapter
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.postgres.session import _read_change_failure
+from rotation_lambda.postgres.session import LOCK_TIMEOUT_S, _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.worlds.fakes import FakeDatabase
 
@@ -60,10 +60,11 @@ def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgre
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A database, fake or real, and the credential that opens it."""
+    """A database, fake or real, the credential that opens it, and whether somebody waits there for a lock."""
 
     database: rotation.Database
     credential: Credential
+    is_waited_for: Callable[[], bool]
 
 
 @pytest.fixture(params=["fake", 16, 17, 18])
@@ -71,9 +72,24 @@ def subject(
     request: pytest.FixtureRequest, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
 ) -> Subject:
     if request.param == "fake":
-        return Subject(FakeDatabase("app", "old"), FAKE_CREDENTIAL)
+        waits = threading.Event()
+
+        def wait(freed: Callable[[], bool]) -> bool:
+            waits.set()
+            return poll(freed, LOCK_TIMEOUT_S)
+
+        return Subject(FakeDatabase("app", "old", wait=wait), FAKE_CREDENTIAL, waits.is_set)
     server = postgres_of(request.param)
-    return Subject(door(server), credential(make_role(server)))
+    waiters = "SELECT 1 FROM pg_locks WHERE NOT granted"
+    return Subject(door(server), credential(make_role(server)), lambda: bool(server.query(waiters)))
+
+
+def poll(what: Callable[[], bool], seconds: float) -> bool:
+    """Wait for so long until something is true; tell whether it is."""
+    end = time.monotonic() + seconds
+    while not what() and time.monotonic() < end:
+        time.sleep(0.01)
+    return what()
 
 
 class TestContract:
@@ -109,6 +125,77 @@ class TestContract:
             session.change_password(subject.credential.password)
         with subject.database.log_in(subject.credential):
             pass
+
+    def test_shows_a_change_to_nobody_before_its_commit(self, subject: Subject) -> None:
+        def look() -> None:
+            subject.database.log_in(subject.credential).close()
+            with pytest.raises(errors.LoginRefusedError):
+                subject.database.log_in(subject.credential.with_password("new"))
+
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new", look)
+
+    def test_rolls_a_change_back_that_was_not_confirmed(self, subject: Subject) -> None:
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError), subject.database.log_in(subject.credential) as session:
+            session.change_password("new", fail)
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("newer")
+
+    def test_keeps_every_other_change_of_the_role_waiting_in_every_database(self, subject: Subject) -> None:
+        """lock_timeout ends the wait."""
+
+        def change_too() -> None:
+            with (
+                subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
+                pytest.raises(errors.PasswordChangeError) as caught,
+            ):
+                other.change_password("the other's")
+            assert caught.value.sqlstate == "55P03"
+
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new", change_too)
+        subject.database.log_in(subject.credential.with_password("new")).close()
+
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_tells_who_has_waited_for_a_change(self, subject: Subject, *, commits: bool) -> None:
+        """After a COMMIT it is another row, of which the waiter knows nothing; after a ROLLBACK it goes on."""
+        outcome: list[str | None] = []
+
+        def change_too() -> None:
+            try:
+                other.change_password("the other's")
+            except errors.PasswordChangeError as error:
+                outcome.append(error.sqlstate)
+
+        def be_waited_for() -> None:
+            waiter.start()
+            assert poll(subject.is_waited_for, 30)
+            if not commits:
+                raise ZeroDivisionError
+
+        waiter = threading.Thread(target=change_too)
+        with subject.database.log_in(subject.credential) as other:
+            with suppress(ZeroDivisionError), subject.database.log_in(subject.credential) as session:
+                session.change_password("new", be_waited_for)
+            waiter.join()
+        assert outcome == (["XX000"] if commits else [])
+        in_force = "new" if commits else "the other's"
+        subject.database.log_in(subject.credential.with_password(in_force)).close()
+
+    def test_keeps_two_sessions_apart_by_an_advisory_lock_in_one_database_alone(self, subject: Subject) -> None:
+        role, elsewhere = subject.credential.username, replace(subject.credential, dbname="template1")
+        with (
+            subject.database.log_in(subject.credential) as session,
+            subject.database.log_in(subject.credential) as twin,
+            subject.database.log_in(elsewhere) as stranger,
+        ):
+            assert session.try_lock(role)
+            assert session.try_lock(role)
+            assert not twin.try_lock(role)
+            assert stranger.try_lock(role)
 
 
 @pytest.fixture

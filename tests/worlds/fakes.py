@@ -13,6 +13,7 @@ from rotation_lambda.errors import (
     DatabaseReadOnlyError,
     LoginRefusedError,
     MissingVersionError,
+    PasswordChangeError,
     RotationError,
     SecretsManagerError,
 )
@@ -30,7 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class FakeSecretsManager:
-    """One secret: what each version holds, and which label is on which version."""
+    """One secret: what each version holds, and which label is on which version.
+
+    `effect` is called by name before each call, so that others can act in between.
+    """
 
     values: dict[str, str] = field(default_factory=dict)
     labels: dict[StagingLabel, str] = field(default_factory=dict)
@@ -40,8 +44,10 @@ class FakeSecretsManager:
     unreadable: set[str] = field(default_factory=set)
     stale_reads: int = 0
     tags: dict[str, str] = field(default_factory=dict)
+    effect: Callable[[str], None] = lambda _: None
 
     def _call(self, operation: str) -> None:
+        self.effect(operation)
         self.calls.append(operation)
         if error := self.trouble.get(operation):
             raise error
@@ -154,7 +160,12 @@ class FakeDatabase:
 
     A superuser's changes are in `plans`: for whom, and whether AWSCURRENT had logged in. `notes` are what they tell,
     and `identities` as whom sessions run, by user. A host that `lags` refuses so many logins before it has replayed a
-    change. `at_login` has what is called at the login of that number, so that others can act in between.
+    change. `at_login` has what is called at the login of that number, so that others can act in between; `effect` is
+    called by name before each login, statement and COMMIT.
+
+    `rows` are the rows of pg_authid, by role, that a transaction has altered: all others wait for its end, in every
+    database, as long as `wait` does for what it is given; in one thread nobody would end it. How often a row was
+    `written` tells a waiter that it waited for another version of it. `advisory` locks are by database and role.
     """
 
     role: str
@@ -175,8 +186,19 @@ class FakeDatabase:
     locks: list[str] = field(default_factory=list)
     in_recovery: bool = False
     at_login: dict[int, Callable[[], None]] = field(default_factory=dict)
+    effect: Callable[[str], None] = lambda _: None
+    wait: Callable[[Callable[[], bool]], bool] = lambda freed: freed()
+    rows: dict[str, FakeSession] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    advisory: dict[tuple[str, str], FakeSession] = field(default_factory=dict)
+
+    @property
+    def passwords(self) -> dict[str, str]:
+        """The password of each role, as it was committed."""
+        return {**self.others, self.role: self.password}
 
     def log_in(self, credential: Credential, *, scram_only: bool = False) -> FakeSession:
+        self.effect("log in")
         self.logins.append(credential)
         (self.scram_only if scram_only else self.any_method).add(credential.password)
         if act := self.at_login.get(len(self.logins)):
@@ -186,13 +208,33 @@ class FakeDatabase:
         if self.changes and self.lags.get(credential.host):
             self.lags[credential.host] -= 1
             raise LoginRefusedError(f"Role {credential.username}: refused on a replica that lags.")
-        if {**self.others, self.role: self.password}.get(credential.username) != credential.password:
+        if self.passwords.get(credential.username) != credential.password:
             raise LoginRefusedError(f"Role {credential.username}: refused.")
         self.open_sessions += 1
         return FakeSession(self, credential)
 
+    def alter(self, session: FakeSession, role: str) -> None:
+        """Take the role's row for the session's transaction, once that of another is over."""
+        before = self.written.get(role)
+        if self.rows.get(role, session) is not session:
+            if not self.wait(lambda: role not in self.rows):
+                raise PasswordChangeError("canceling statement due to lock timeout", sqlstate="55P03")
+            if self.written.get(role) != before:
+                raise PasswordChangeError("tuple concurrently updated", sqlstate="XX000")
+        self.rows[role] = session
 
-@dataclass(slots=True)
+    def commit(self, session: FakeSession, role: str, password: str) -> None:
+        """Have the role's new password seen by all others, and the row free."""
+        assert self.rows.pop(role) is session
+        self.written[role] = self.written.get(role, 0) + 1
+        self.changes.append(password)
+        if role == self.role:
+            self.password = password
+        else:
+            self.others[role] = password
+
+
+@dataclass(slots=True, eq=False)
 class FakeSession:
     """An open session."""
 
@@ -206,19 +248,28 @@ class FakeSession:
         self.close()
 
     def close(self) -> None:
-        self.database.open_sessions -= 1
+        """Log out: what was not committed is rolled back, and locks are released."""
+        database = self.database
+        database.effect("log out")
+        database.open_sessions -= 1
+        database.rows = {role: session for role, session in database.rows.items() if session is not self}
+        database.advisory = {key: session for key, session in database.advisory.items() if session is not self}
 
     def try_lock(self, role: str) -> bool:
         """Find the lock taken as often as `locked` says; `locks` are whose was asked for."""
+        self.database.effect("try lock")
         self.database.locks.append(role)
         self.database.locked -= self.database.locked > 0
-        return not self.database.locked
+        if self.database.locked:
+            return False
+        return self.database.advisory.setdefault((self.credential.dbname, role), self) is self
 
     def lock_holder(self, role: str) -> str:
         return "process 4711"
 
     def check_identity(self) -> list[str]:
         """Find the session as it should be, where nothing else is said of its user."""
+        self.database.effect("SELECT")
         found = self.database.identities.get(self.credential.username, identity())
         found.check(self.credential)
         return found.clone_owns
@@ -228,21 +279,22 @@ class FakeSession:
     ) -> list[str]:
         """Change the password of either user."""
         self.database.plans.append((pending.username, proved))
-        before = self.database.password
-        self.change_password(pending.password, confirm)
-        if pending.username != self.database.role:
-            self.database.password = before
-            self.database.others[pending.username] = pending.password
+        self._change(pending.username, pending.password, confirm)
         return self.database.notes
 
     def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
+        self._change(self.credential.username, password, confirm)
+
+    def _change(self, role: str, password: str, confirm: Callable[[], None]) -> None:
         if self.database.in_recovery:
             raise DatabaseReadOnlyError("a standby")
+        self.database.effect("ALTER ROLE")
         if self.database.change_trouble:
             raise self.database.change_trouble.pop(0)
+        self.database.alter(self, role)
         confirm()
-        self.database.changes.append(password)
-        self.database.password = password
+        self.database.effect("COMMIT")
+        self.database.commit(self, role, password)
 
 
 @dataclass(slots=True)
