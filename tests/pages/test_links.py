@@ -47,7 +47,9 @@ def test_every_link_leads_somewhere(name: str) -> None:
             assert anchor in {pages.anchor(title) for _, title in titles}, target
 
 
-@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize(
+    "name", [name for name in PAGES if name != "CHANGELOG.md"]
+)  # where each version has the same sections
 def test_no_two_sections_of_a_page_have_one_anchor(name: str) -> None:
     anchors = [pages.anchor(title) for _, title in pages.headings(PAGES[name])]
     assert sorted(set(anchors)) == sorted(anchors)
