@@ -7,7 +7,9 @@ import re
 import shlex
 import tomllib
 
+import botocore.session
 import pytest
+from botocore import xform_name
 
 from tests import ROOT
 from tests.deployment.cloudformation import as_written, deploy
@@ -74,6 +76,36 @@ def test_sam_knows_every_command_and_option() -> None:
     assert used.keys() >= {("local", "invoke"), ("local", "start-lambda"), ("delete",)}
     for command, options in used.items():
         assert options <= set(re.findall(r"--[\w-]+", run("sam", *command, "--help"))), command
+
+
+CUSTOM: dict[tuple[str, str], set[str]] = {
+    ("logs", "tail"): {"--since", "--format", "--follow"},
+    ("sso", "login"): set(),
+}
+"""What the AWS CLI adds to the API's operations."""
+ANYWHERE = {"--cli-binary-format", "--endpoint-url", "--output", "--query"}
+
+
+def test_the_api_knows_every_aws_command_and_option() -> None:
+    """In blocks, and in the hints that the tables quote."""
+    found = re.findall(r"(?<![\w/])aws ([a-z][\w-]+) ([a-z][\w-]+)([^\n`»]*)", TEXT)
+    used: dict[tuple[str, str], set[str]] = {}
+    for service, operation, rest in found:
+        used.setdefault((service, operation), set()).update(re.findall(r"--[a-z][\w-]+", rest))
+    assert used.keys() >= {("secretsmanager", "rotate-secret"), ("lambda", "invoke"), ("logs", "tail")}
+    for (service, operation), options in used.items():
+        known = CUSTOM[service, operation] if (service, operation) in CUSTOM else inputs(service, operation)
+        assert options <= known | ANYWHERE, (service, operation)
+
+
+def inputs(service: str, operation: str) -> set[str]:
+    """Return the options that the AWS CLI makes of an operation's parameters."""
+    model = botocore.session.get_session().get_service_model(service)
+    [name] = [name for name in model.operation_names if xform_name(name, "-") == operation]
+    shape = model.operation_model(name).input_shape
+    members = {} if shape is None else shape.members
+    options = {f"--{xform_name(member, '-')}" for member in members}
+    return options | {f"--no-{option[2:]}" for option in options}
 
 
 def test_every_event_is_there() -> None:
