@@ -22,14 +22,15 @@ rotate: $(LOCAL)  ## Rotate a real PostgreSQL password on this machine (ARGS="--
 local: $(LOCAL)  ## Start the same PostgreSQL and Secrets Manager, and keep them running until Ctrl-C
 	@$(RUN) -m local --serve $(ARGS)
 
-test: $(READY)  ## Run the tests (ARGS="-k finish")
-	@$(RUN) -m pytest $(ARGS)
+TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
+test: $(READY)  ## Run the tests, on every core (ARGS="-k finish")
+	@$(TESTS) $(ARGS)
 
 check: $(READY)  ## Lint, type-check, and run the tests with branch coverage
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
-	@$(RUN) -m pytest --cov --cov-fail-under=100 $(ARGS)
+	@$(TESTS) --cov --cov-fail-under=100 $(ARGS)
 
 build: $(READY)  ## Build the function for AWS Lambda (ARGS="--parameter-overrides Architecture=arm64")
 	@$(SAM) build --config-env $(ENV) $(ARGS)

@@ -56,13 +56,38 @@ def has(part: Part, otherwise: str) -> bool:
     if part.missing:
         required = f"REQUIRE_{part.name.upper()}" in os.environ
         assert not required, part.missing
-        LEFT_OUT.append(f"{part.name} is not on this machine: {otherwise} was not looked at.")
+        leave_out(f"{part.name} is not on this machine: {otherwise} was not looked at.")
     return not part.missing
+
+
+def leave_out(sentence: str) -> None:
+    if sentence not in LEFT_OUT:
+        LEFT_OUT.append(sentence)
 
 
 def pytest_configure() -> None:
     """Let what the tests start be interrupted, even where the run itself was started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """Use every core that this process may run on; xdist itself would count only one of two threads of a core."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Hand what a worker has to tell to the process that prints it."""
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput.update(left_out=LEFT_OUT, figures=FIGURES)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - xdist has no types
+    """Take it over; a worker that died has nothing to tell."""
+    told = getattr(node, "workeroutput", {})
+    FIGURES.extend(told.get("figures", []))
+    for sentence in told.get("left_out", []):
+        leave_out(sentence)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -77,7 +102,8 @@ def versions_here(left_out: str) -> list[int]:
     try:
         find_installation(15)
     except LookupError:
-        LEFT_OUT.append(f"PostgreSQL 15 is not on this machine: {left_out}")
+        assert "REQUIRE_POSTGRESQL15" not in os.environ, "PostgreSQL 15 is not on this machine"
+        leave_out(f"PostgreSQL 15 is not on this machine: {left_out}")
         return [16, 17, 18]
     return [15, 16, 17, 18]
 

@@ -176,12 +176,12 @@ def test_no_version_has_a_label_that_is_nowhere(label: staging.StagingLabel) -> 
     assert versions(old={"blue"}, new=set()).with_label(label) is None
 
 
-@pytest.mark.parametrize("labels", [{CURRENT}, {CURRENT, PENDING}, {CURRENT, "blue"}], ids=str)
+@pytest.mark.parametrize("labels", [{CURRENT}, {CURRENT, PENDING}, {CURRENT, "blue"}])
 def test_a_rotation_is_done_when_its_version_is_current(labels: set[str]) -> None:
     assert versions(new=labels).is_current(NEW)
 
 
-@pytest.mark.parametrize("labels", [{PENDING}, {PREVIOUS}, {"blue"}, set()], ids=str)
+@pytest.mark.parametrize("labels", [{PENDING}, {PREVIOUS}, {"blue"}, set()])
 def test_a_rotation_is_not_done_before_its_version_is_current(labels: set[str]) -> None:
     assert not versions(old={CURRENT}, new=labels).is_current(NEW)
 

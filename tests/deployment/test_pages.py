@@ -78,10 +78,9 @@ def test_sam_knows_every_command_and_option() -> None:
         assert options <= set(re.findall(r"--[\w-]+", run("sam", *command, "--help"))), command
 
 
-CUSTOM = {
-    ("ec2", "authorize-security-group-ingress"): {"--group-id", "--protocol", "--port", "--source-group"},
+CUSTOM: dict[tuple[str, str], set[str]] = {
     ("logs", "tail"): {"--since", "--format", "--follow"},
-    ("sso", "login"): set[str](),
+    ("sso", "login"): set(),
 }
 """What the AWS CLI adds to the API's operations."""
 ANYWHERE = {"--cli-binary-format", "--endpoint-url", "--output", "--query"}

@@ -21,7 +21,8 @@ from rotation_lambda.postgres import Postgres
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.promises.test_crashes import GOODBYE, keeper, quick, server
-from tests.worlds.crashes import FASTEST, Clock, World, world_of
+from tests.worlds.clocks import Clock
+from tests.worlds.crashes import FASTEST, World, world_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

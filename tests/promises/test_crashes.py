@@ -28,8 +28,9 @@ from rotation_lambda import errors
 from rotation_lambda.credential import SslMode
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
-from tests import ROOT
-from tests.worlds.crashes import FASTEST, MODE, NO_ACTS, Act, Acts, Clock, KilledError, Snapshot, World, kill, world_of
+from tests.worlds.clocks import Clock
+from tests.worlds.crashes import FASTEST, MODE, NO_ACTS, Act, Acts, KilledError, Snapshot, World, kill, world_of
+from tests.worlds.tried import PAGE, WHOSE, Tried, first_cell, in_all, names_beside, rows_of, tried
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -37,10 +38,10 @@ if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
 
+__all__ = ["tried"]
+
 pytestmark = pytest.mark.timeout(7200 if MODE == "every" else 120)
 
-PAGE = ROOT / "docs" / "testing.md"
-FROM, TO = "<!-- what was tried: begin -->\n", "<!-- what was tried: end -->\n"
 IDLE_S = 0.2
 GOODBYE = b"X\0\0\0\4"
 
@@ -127,10 +128,6 @@ class Matrix:
         seen.add(key)
         return new
 
-    def note(self, what: str, ways: int = 1) -> None:
-        """Keep for the table what was tried."""
-        ROWS[f"{WHOSE[self.world.strategy]}{what}"] = self.crashes, ways
-
     def settle(self) -> None:
         """Rotate until AWSCURRENT logs in, twice at most; the rotation after that is like any other."""
         for _ in range(2):
@@ -211,17 +208,9 @@ CONTINUATIONS: dict[str, Callable[[World, str, str], None]] = {
 
 # What is killed.
 
-WHOSE = {
-    Strategy.SINGLE_USER: "",
-    Strategy.ALTERNATING_USERS: "alternating users: ",
-    Strategy.SUPERUSER: "by a superuser: ",
-}
 STRATEGIES = pytest.mark.parametrize("strategy", WHOSE)
 SECRETS = pytest.mark.parametrize(("name", "rotations"), [("a fresh secret", 0), ("a secret rotated before", 1)])
 BOTH_PUT_BACK = pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strategy.SUPERUSER])
-
-ROWS: dict[str, tuple[int, int]] = {}
-"""How many moments were tried, and how many ways to go on from each; a test that gets there has met no violation."""
 
 
 def kill_everywhere(world: World, matrix: Matrix, stage: Stage, token: str) -> None:
@@ -235,8 +224,9 @@ def kill_everywhere(world: World, matrix: Matrix, stage: Stage, token: str) -> N
 
 @STRATEGIES
 @SECRETS
+@pytest.mark.row("a rotation of {name}")
 def test_a_rotation(
-    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         for _ in range(rotations):
@@ -244,7 +234,7 @@ def test_a_rotation(
         matrix, token = Matrix(world), world.begin()
         for stage in matrix.stages(token):
             kill_everywhere(world, matrix, stage, token)
-        matrix.note(f"a rotation of {name}", len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,8 +268,9 @@ def world_set(setting: Setting, server: PostgresServer, keeper: SecretsManagerSe
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+@pytest.mark.row("{name}")
 def test_a_rotation_where_the_server_is_set_otherwise(
-    name: str, server: PostgresServer, keeper: SecretsManagerServer
+    name: str, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with world_set(SETTINGS[name], server, keeper) as world:
         matrix, token = Matrix(world, name), world.begin()
@@ -289,7 +280,7 @@ def test_a_rotation_where_the_server_is_set_otherwise(
         acts: Acts = {commit: partial(time.sleep, IDLE_S * 1.5)} if "idle" in name else {}
         for stage in matrix.stages(token, {"setSecret": acts}):
             kill_everywhere(world, matrix, stage, token)
-        matrix.note(name, len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
 def test_an_orphan_is_not_offered_by_md5(server: PostgresServer, keeper: SecretsManagerServer) -> None:
@@ -303,16 +294,17 @@ def test_an_orphan_is_not_offered_by_md5(server: PostgresServer, keeper: Secrets
 
 
 @STRATEGIES
-@pytest.mark.parametrize("empty", [True, False], ids=["an empty version", "a copy"])
+@pytest.mark.parametrize("name", ["an empty version", "a copy"])
+@pytest.mark.row("testSecret alone, with {name}")
 def test_the_test_of_a_rotation_that_is_being_switched_on(
-    *, empty: bool, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+    name: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         matrix = Matrix(world)
         before = world.snapshot()
         matrix.stages(world.begin())
         world.restore(before)
-        with rotation.begin_test_only(world.client, world.arn, keeper.function_arn, empty=empty) as token:
+        with rotation.begin_test_only(world.client, world.arn, keeper.function_arn, empty=name != "a copy") as token:
             stage = matrix.stage("testSecret", token)
             crashes = []
             for point in stage.moments():
@@ -326,7 +318,7 @@ def test_the_test_of_a_rotation_that_is_being_switched_on(
             world.cancel()
             matrix.settle()
         matrix.crashes = len(crashes)
-        matrix.note(f"testSecret alone, with {'an empty version' if empty else 'a copy'}", 2)
+        tried(matrix.crashes, 2)
 
 
 # Put back.
@@ -362,16 +354,20 @@ def put_back(world: World, matrix: Matrix, token: str, shut: Act, *, lifted: boo
 
 @BOTH_PUT_BACK
 @pytest.mark.parametrize("name", SHUT)
-def test_a_put_back(name: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer) -> None:
+@pytest.mark.row("a put-back: {name}")
+def test_a_put_back(
+    name: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
+) -> None:
     shut, lifted = SHUT[name]
     with world_of(server, keeper, strategy=strategy) as world:
         assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         kill_everywhere(world, matrix, put_back(world, matrix, token, partial(shut, world), lifted=lifted), token)
-        matrix.note(f"a put-back: {name}", len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
-def test_a_put_back_of_an_idle_session(server: PostgresServer, keeper: SecretsManagerServer) -> None:
+@pytest.mark.row("a put-back, idle_session_timeout on the role")
+def test_a_put_back_of_an_idle_session(server: PostgresServer, keeper: SecretsManagerServer, tried: Tried) -> None:
     idle = "idle_session_timeout on the role"
     with world_set(SETTINGS[idle], server, keeper) as world:
 
@@ -381,12 +377,13 @@ def test_a_put_back_of_an_idle_session(server: PostgresServer, keeper: SecretsMa
 
         matrix, token = Matrix(world, idle), world.begin()
         kill_everywhere(world, matrix, put_back(world, matrix, token, wait, lifted=True), token)
-        matrix.note("a put-back, idle_session_timeout on the role", len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
 @SECRETS
+@pytest.mark.row("alternating users: the new password of {name} is refused")
 def test_a_new_password_that_is_refused(
-    name: str, rotations: int, server: PostgresServer, keeper: SecretsManagerServer
+    name: str, rotations: int, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     """Under alternating users nothing is put back, for nothing was taken away."""
     with world_of(server, keeper, strategy=Strategy.ALTERNATING_USERS) as world:
@@ -396,7 +393,7 @@ def test_a_new_password_that_is_refused(
         stage = shut_after_the_change(world, matrix, token, world.expire)
         assert stage.effects.count("COMMIT") == 1
         kill_everywhere(world, matrix, stage, token)
-        matrix.note(f"the new password of {name} is refused", len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
 # What somebody else does while the function is at work.
@@ -464,8 +461,9 @@ def interrupt_everywhere(world: World, matrix: Matrix, stage: Stage, token: str,
 
 @STRATEGIES
 @pytest.mark.parametrize("other", OTHERS)
+@pytest.mark.row("during a rotation: {other}")
 def test_others_act_during_a_rotation(
-    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         if not world.alternates:  # for them the first one has most to do, and to get into each other's way
@@ -475,20 +473,21 @@ def test_others_act_during_a_rotation(
             if strategy is Strategy.SUPERUSER and stage.step != "setSecret":  # where it is no more than a single user
                 continue
             interrupt_everywhere(world, matrix, stage, token, other)
-        matrix.note(f"during a rotation: {other}")
+        tried(matrix.crashes, 1)
 
 
 @BOTH_PUT_BACK
 @pytest.mark.parametrize("other", [other for other in OTHERS if "half" not in other and "wrong" not in other])
+@pytest.mark.row("during a put-back: {other}")
 def test_others_act_during_a_put_back(
-    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+    other: str, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         assert world.rotate() is None
         matrix, token = Matrix(world), world.begin()
         stage = put_back(world, matrix, token, world.expire, lifted=True)
         interrupt_everywhere(world, matrix, stage, token, other)
-        matrix.note(f"during a put-back: {other}")
+        tried(matrix.crashes, 1)
 
 
 @STRATEGIES
@@ -565,8 +564,9 @@ class Killer:
         ("a fresh secret", 0, Strategy.ALTERNATING_USERS),
     ],
 )
+@pytest.mark.row("a real process, {name}")
 def test_a_real_process(
-    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer
+    name: str, rotations: int, strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
 ) -> None:
     with ExitStack() as stack:
         database = stack.enter_context(run_proxy("127.0.0.1", server.port))
@@ -596,19 +596,10 @@ def test_a_real_process(
                     matrix.go_on(token, stage.step)
             assert outcome == "done", world.tell(outcome)
         matrix.crashes = kills
-        matrix.note(f"a real process, {name}", len(CONTINUATIONS))
+        tried(matrix.crashes, len(CONTINUATIONS))
 
 
-def test_the_page_tells_what_was_tried() -> None:
-    rows = {name: f"| {name} | {crashes} | {ways} | {crashes * ways} | 0 |" for name, (crashes, ways) in ROWS.items()}
-    cases = sum(crashes * ways for crashes, ways in ROWS.values())
-    total = f"| in all | {sum(crashes for crashes, _ in ROWS.values())} | | {cases} | 0 |"
-    before, _, rest = PAGE.read_text().partition(FROM)
-    told, _, after = rest.partition(TO)
-    if MODE == "write":
-        head = "| killed, or interrupted | moments | ways to go on | cases | lock-outs |\n|---|--:|--:|--:|--:|"
-        told = "\n".join([head, *rows.values(), total, ""])
-        PAGE.write_text(before + FROM + told + TO + after)
-    lines = told.splitlines()
-    assert not [row for row in rows.values() if row not in lines], "CRASHES=write brings docs/testing.md up to date"
-    assert len(rows) < len(lines) - 3 or total in lines
+def test_the_table_has_a_row_for_each_of_these_tests_and_adds_up(request: pytest.FixtureRequest) -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    assert [first_cell(row) for row in rows_of(text)] == names_beside(request.node)
+    assert f"\n{in_all(rows_of(text))}\n" in text

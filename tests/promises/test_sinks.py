@@ -14,6 +14,7 @@ import pytest
 from local.servers import rotation
 from rotation_lambda import errors, handler, steps
 from rotation_lambda.settings import Strategy
+from tests.worlds.clocks import Clock
 from tests.worlds.leaks import everything_in
 from tests.worlds.scenes import Scene, assemble, scene, set_scene
 
@@ -141,7 +142,7 @@ def test_no_password_or_verifier_of_a_superusers_rotation_is_in_any_sink(
         passwords.add(scene.secret.document("AWSPENDING")["password"])
         fail(errors.LoginRefusedError, "testSecret")
         with every_change_fails(server), pytest.raises(errors.PasswordChangeError) as caught:
-            steps.set_secret(assemble(scene, token, Strategy(strategy), seconds=14))
+            steps.set_secret(assemble(scene, token, Strategy(strategy), deadline=Clock().deadline()))
         raised.append(everything_in(caught.value))
         if strategy == "alternating-users":
             scene.role.alter("SET log_statement = 'all'")

@@ -17,8 +17,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition,
 from local.servers import rotation
 from rotation_lambda import errors
 from rotation_lambda.settings import Strategy
-from tests.promises.test_crashes import WHOSE, Matrix, keeper, quick, server
+from tests.promises.test_crashes import Matrix, keeper, quick, server
 from tests.worlds.crashes import KilledError, kill, world_of
+from tests.worlds.tried import WHOSE
 
 if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer

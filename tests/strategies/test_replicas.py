@@ -6,7 +6,6 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from threading import Timer
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -17,6 +16,7 @@ from local.servers.stack import LOGGED
 from rotation_lambda import errors, steps
 from rotation_lambda.rds import Rds, Server
 from rotation_lambda.settings import PasswordPolicy, Strategy
+from tests.worlds.clocks import Clock, wait_until
 from tests.worlds.scenes import Scene, assemble, lets_in, set_scene
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ __all__ = ["set_scene"]
 
 DOMAIN = "abc.us-east-1.rds.amazonaws.com"
 STRATEGIES = [Strategy.ALTERNATING_USERS, Strategy.SUPERUSER]
+SETTINGS = {**LOGGED, "synchronous_commit": "on"}  # so that what is committed lies before the flushed position
 
 
 @contextmanager
@@ -68,7 +69,10 @@ class Word(Rds):
 @pytest.fixture(scope="module")
 def servers() -> Iterator[tuple[PostgresServer, PostgresServer]]:
     names = ("localhost", f"writer.{DOMAIN}", f"reader.{DOMAIN}")
-    with postgres.run_postgres(server_names=names, settings=LOGGED) as primary, run_replica(primary) as replica:
+    with (
+        postgres.run_postgres(server_names=names, settings=SETTINGS) as primary,
+        run_replica(primary) as replica,
+    ):
         yield primary, replica
 
 
@@ -80,11 +84,21 @@ class Pair:
     replica: PostgresServer
     word: Word
 
-    def at(self, token: str, strategy: Strategy, *, seconds: float = 60) -> Rotation:
-        return assemble(self.scene, token, strategy, seconds=seconds, open_rds=lambda: self.word)
+    def at(self, token: str, strategy: Strategy, clock: Clock | None = None) -> Rotation:
+        """Put the rotation together; by the clock, if there is one, its deadline comes."""
+        deadline = clock.deadline() if clock else None
+        return assemble(self.scene, token, strategy, deadline=deadline, open_rds=lambda: self.word)
 
-    def replay(self, *, how: str) -> None:
-        self.replica.query(f"SELECT pg_wal_replay_{how}()")
+    def pause_replay(self) -> None:
+        """Have the replica stay as it is now, and what is committed from now on streamed to it only."""
+        self.replica.query("SELECT pg_wal_replay_pause()")
+        paused = "SELECT pg_get_wal_replay_pause_state()"  # until then it may be at work on the next record
+        wait_until(lambda: self.replica.query(paused) == [("paused",)], "the replica pauses")
+
+    def resume_replay(self) -> None:
+        """Have the replica go on, and wait until it is where the writer is."""
+        self.replica.query("SELECT pg_wal_replay_resume()")
+        wait_for_replay(self.scene.server, self.replica)
 
 
 @pytest.fixture
@@ -110,11 +124,8 @@ def pair(set_scene: Callable[..., Scene], servers: tuple[PostgresServer, Postgre
 
 def wait_for_replay(primary: PostgresServer, replica: PostgresServer) -> None:
     [(end,)] = primary.query("SELECT pg_current_wal_flush_lsn()::text")
-    for _ in range(500):
-        if replica.query("SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn", (end,)) == [(True,)]:
-            return
-        replica.query("SELECT pg_sleep(0.02)")
-    pytest.fail("The replica does not replay.")
+    replayed = "SELECT pg_last_wal_replay_lsn() >= %s::pg_lsn"
+    wait_until(lambda: replica.query(replayed, (end,)) == [(True,)], f"the replica replays up to {end}")
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -122,12 +133,11 @@ def test_the_replica_is_waited_for_after_the_writer_has_let_the_new_password_in(
     scene = pair.scene
     token = scene.begin()
     steps.create_secret(pair.at(token, strategy), PasswordPolicy())
-    pair.replay(how="pause")
+    pair.pause_replay()
     logged, replicas = len(scene.server.log()), len(pair.replica.log())
-    timer = Timer(0.7, pair.replay, kwargs={"how": "resume"})
-    timer.start()
-    steps.set_secret(pair.at(token, strategy))
-    timer.join()
+    clock = Clock(meanwhile=pair.resume_replay)
+    steps.set_secret(pair.at(token, strategy, clock))
+    assert clock.slept > 0
     user = scene.secret.document("AWSPENDING")["username"]
     assert f"connection authorized: user={user}" in scene.server.log()[logged:]
     assert f'password authentication failed for user "{user}"' in pair.replica.log()[replicas:]
@@ -142,9 +152,9 @@ def test_a_replica_that_does_not_replay_leaves_awscurrent_as_it_was(pair: Pair) 
     scene, strategy = pair.scene, Strategy.ALTERNATING_USERS
     token = scene.begin()
     steps.create_secret(pair.at(token, strategy), PasswordPolicy())
-    pair.replay(how="pause")
+    pair.pause_replay()
     with pytest.raises(errors.VerificationFailedError, match="was not touched"):
-        steps.set_secret(pair.at(token, strategy, seconds=14))
+        steps.set_secret(pair.at(token, strategy, Clock()))
     assert lets_in(scene, {**scene.secret.document(), "dbname": "postgres"})
     with pytest.raises(psycopg2.OperationalError):
         pair.replica.connect(scene.clone, scene.secret.document("AWSPENDING")["password"])

@@ -30,7 +30,6 @@ from local.servers import rotation
 from local.servers.secrets_manager import _Account
 from rotation_lambda import steps
 from rotation_lambda.credential import CLONE, Credential, SslMode
-from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.errors import LoginRefusedError, RotationError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres, Session
@@ -38,12 +37,14 @@ from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
 from rotation_lambda.superuser import Superusers
+from tests.worlds.clocks import Clock
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
+    from rotation_lambda.deadline import Deadline
 
 _Answer = TypeVar("_Answer")
 Act = Callable[[], None]
@@ -52,9 +53,6 @@ Acts = Mapping[tuple[str, int], Act]
 """What happens right "before" or "after" the effect of that number: the process is killed, or somebody else acts."""
 
 NO_ACTS: Acts = {}
-
-BUDGET_S = RESERVE_S + 3
-"""What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
 
 MODE = os.environ.get("CRASHES", "")
 """`every` runs each continuation from every crash, and over HTTP; `write` renews the table in docs/testing.md."""
@@ -178,23 +176,6 @@ class WatchedPostgres(Postgres):
                 Session.close(watched)
             raise
         return watched
-
-
-@dataclass(slots=True)
-class Clock:
-    """A clock that only sleeping moves, and which sleeps a moment: what is waited for is real."""
-
-    slept: float = 0.0
-
-    def now(self) -> float:
-        return self.slept
-
-    def sleep(self, seconds: float) -> None:
-        self.slept += seconds
-        time.sleep(0.005)
-
-    def deadline(self) -> Deadline:
-        return Deadline(self.slept + BUDGET_S, self.now, self.sleep)
 
 
 class _Body(io.BytesIO):

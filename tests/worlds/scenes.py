@@ -154,7 +154,7 @@ def assemble(
     token: str,
     strategy: Strategy,
     *,
-    seconds: float = 60,
+    deadline: Deadline | None = None,
     before: Callable[[], None] = lambda: None,
     look_up: Callable[[object], list[str]] = lambda _: ["127.0.0.1"],
     open_rds: Callable[[], Rds] = lambda: pytest.fail("No call to RDS is due here."),
@@ -162,7 +162,7 @@ def assemble(
     """Put a rotation together as the handler does, but with these parts: for the functions of steps.py."""
     client = scene.secret.server.client()
     sslmode = SslMode.VERIFY_FULL if scene.server.ca_file else SslMode.DISABLE
-    deadline = Deadline(time.monotonic() + seconds)
+    deadline = deadline or Deadline(time.monotonic() + 60)
     versions = SecretsManager(client, scene.secret.arn).describe_secret()
     return Rotation(
         token,

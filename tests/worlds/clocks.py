@@ -1,0 +1,47 @@
+"""Time in tests: a clock that only a pause moves, and patience with a machine however slow it is."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from rotation_lambda.deadline import RESERVE_S, Deadline
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+BUDGET_S = RESERVE_S + 3
+"""What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
+
+PATIENCE_S = 60.0
+"""How long a test waits for what is bound to come, before it fails; no machine is so slow."""
+
+
+def wait_until(truth: Callable[[], bool], what: str) -> None:
+    """Wait until it is true; fail with `what` was waited for where it never is."""
+    end = time.monotonic() + PATIENCE_S
+    while not truth():
+        assert time.monotonic() < end, f"waited {PATIENCE_S:.0f} s in vain: {what}"
+        time.sleep(0.005)
+
+
+@dataclass(slots=True)
+class Clock:
+    """A clock that only sleeping moves, and which sleeps a moment: what is waited for is real.
+
+    `meanwhile` is what others do in each pause.
+    """
+
+    slept: float = 0.0
+    meanwhile: Callable[[], object] = lambda: time.sleep(0.005)
+
+    def now(self) -> float:
+        return self.slept
+
+    def sleep(self, seconds: float) -> None:
+        self.slept += seconds
+        self.meanwhile()
+
+    def deadline(self) -> Deadline:
+        return Deadline(self.slept + BUDGET_S, self.now, self.sleep)
