@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SAM := SAM_CLI_TELEMETRY=0 $(RUN) -m samcli
 ENV ?= default
 
-.PHONY: help rotate local test check build deploy events bundle docs release lock clean build-RotationFunction
+.PHONY: help rotate local test check build deploy package events bundle docs release lock clean build-RotationFunction
 
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -32,12 +32,23 @@ check: $(READY)  ## Lint, type-check, and run the tests with branch coverage
 	@$(RUN) -m mypy
 	@$(TESTS) --cov --cov-fail-under=100 $(ARGS)
 
-build: $(READY)  ## Build the function for AWS Lambda (ARGS="--parameter-overrides Architecture=arm64")
-	@$(SAM) build --config-env $(ENV) $(ARGS)
+# SAM builds for the architecture that the template names, and deploys what it has built: both read this copy.
+ARCHITECTURE ?= x86_64
+FOR_IT = build/$(ARCHITECTURE)/template.yaml
+BUILD = $(SAM) build --config-env $(ENV) --template-file $(FOR_IT) --base-dir .
+$(FOR_IT): template.yaml
+	@[ -d "lambda/$(ARCHITECTURE)" ] || { echo "ARCHITECTURE=$(ARCHITECTURE): say x86_64 or arm64" >&2; exit 2; }
+	@mkdir -p $(@D) && sed 's/^\( *Architecture\): x86_64$$/\1: $(ARCHITECTURE)/' template.yaml >$@
 
-deploy: $(READY)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
-	@$(SAM) build --config-env $(ENV)
-	@$(SAM) deploy --config-env $(ENV) $(ARGS)
+build: $(READY) $(FOR_IT)  ## Build the function for AWS Lambda (ARCHITECTURE=arm64 for Graviton)
+	@$(BUILD) $(ARGS)
+
+deploy: $(READY) $(FOR_IT)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
+	@$(BUILD)
+	@[ -t 0 ] || set -- --no-confirm-changeset; $(SAM) deploy --config-env $(ENV) "$$@" $(ARGS)
+
+package: $(READY)  ## Build zips and templates of both architectures for a bucket (BUCKET=my-bucket PREFIX=folder/)
+	@$(RUN) -m local.package --bucket '$(BUCKET)' --prefix '$(PREFIX)'
 
 events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke` (STACK=PORT)
 	@$(RUN) -m local.events $(if $(STACK),--stack $(STACK))

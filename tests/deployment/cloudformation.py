@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -103,10 +103,10 @@ def deploy(answers: Mapping[str, str] = TWO_ANSWERS, partition: str = "aws") -> 
         "AWS::URLSuffix": suffix,
     }
     parameters = _parameters(template["Parameters"], answers)
-    _check_rules(template["Rules"], _Resolver({**pseudo, **parameters}, {}, frozenset()))
-    resolver = _Resolver({**pseudo, **parameters}, template["Conditions"], frozenset())
+    _check_rules(template["Rules"], _Resolver({**pseudo, **parameters}, {}, {}))
+    resolver = _Resolver({**pseudo, **parameters}, template["Conditions"], template["Mappings"])
     there = frozenset(name for name, body in template["Resources"].items() if resolver.holds(body))
-    resolver = _Resolver({**pseudo, **parameters}, template["Conditions"], there)
+    resolver = replace(resolver, there=there)
     outputs = {name: body for name, body in template["Outputs"].items() if resolver.holds(body)}
     return Stack(
         parameters,
@@ -121,7 +121,7 @@ def _parameters(declared: Mapping[str, Any], answers: Mapping[str, str]) -> dict
     values = {name: str(answers.get(name, body["Default"])) for name, body in declared.items()}
     for name, value in values.items():
         body = declared[name]
-        fits = re.fullmatch(body.get("AllowedPattern", "(?s:.*)"), value) is not None
+        fits = re.fullmatch(body.get("AllowedPattern", "(?s:.*)"), value, re.ASCII) is not None
         fits &= value in {str(allowed) for allowed in body.get("AllowedValues", [value])}
         if body["Type"] == "Number":
             number = int(value) if re.fullmatch(r"\d+", value) else -1
@@ -143,13 +143,14 @@ def _check_rules(rules: Mapping[str, Any], resolver: _Resolver) -> None:
 class _Resolver:
     values: Mapping[str, Any]
     conditions: Mapping[str, Any]
-    there: frozenset[str]
+    mappings: Mapping[str, Any]
+    there: frozenset[str] = frozenset()
 
     def holds(self, body: Mapping[str, Any]) -> bool:
         """Tell whether a resource or an output is made."""
         return "Condition" not in body or self.resolve({"Condition": body["Condition"]})
 
-    def resolve(self, node: Any) -> Any:  # noqa: ANN401, PLR0911 - JSON, and a kind of node each
+    def resolve(self, node: Any) -> Any:  # noqa: ANN401, C901, PLR0911 - JSON, and a kind of node each
         match node:
             case {"Ref": name}:
                 return self._value(name)
@@ -157,8 +158,14 @@ class _Resolver:
                 return self.resolve(self.conditions[name])
             case {"Fn::GetAtt": [name, attribute]}:
                 return f"{self._value(name)}.{attribute}"
+            case {"Fn::Sub": [text, named]}:
+                resolver = replace(self, values={**self.values, **self.resolve(named)})
+                return resolver.resolve({"Fn::Sub": text})
             case {"Fn::Sub": text}:
-                return re.sub(r"\$\{([\w:]+)\}", lambda found: str(self._value(found[1])), text)
+                filled = re.sub(r"\$\{([\w:]+)\}", lambda found: str(self._value(found[1])), text)
+                return filled.replace("${!", "${")
+            case {"Fn::FindInMap": [name, first, second]}:
+                return self.mappings[name][first][second]
             case {"Fn::If": [name, yes, no]}:
                 return self.resolve(yes if self.resolve({"Condition": name}) else no)
             case dict() if len(node) == 1 and (function := next(iter(node))).startswith("Fn::"):
@@ -193,7 +200,7 @@ def references(node: Any) -> Iterator[str]:  # noqa: ANN401 - JSON
                     yield name
                 case (("Fn::GetAtt" | "Fn::If"), [str(name), *_]):
                     yield name
-                case "Fn::Sub", text:
+                case "Fn::Sub", ([str(text), *_] | str(text)):
                     yield from re.findall(r"\$\{([\w:]+)", text)
                 case _:
                     pass

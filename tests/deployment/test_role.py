@@ -11,6 +11,7 @@ import re
 import socket
 from contextlib import contextmanager
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from local.servers.secrets_manager import SecretsManagerServer
     from tests.conftest import Role, Secret
 
+PREFIX = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/*"
 VPC = {"SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1"}
 EVERYTHING = {
     **TWO_ANSWERS,
@@ -347,19 +349,21 @@ class TestNoMore:
 
     def test_services_than_it_needs(self) -> None:
         policies = {policy["PolicyName"] for policy in deploy().properties("Role")["Policies"]}
-        assert policies == {"logs", "secrets"}
+        assert policies == {"logs", "preflight", "secrets"}
 
     @pytest.mark.parametrize(
         ("answers", "policies"),
         [
+            ({"PreflightSchedule": "rate(2 hours)"}, {"preflight"}),
             ({"KmsKeyArn": KEY}, {"key"}),
             (VPC, {"vpc"}),
             ({"SuperuserSecretArn": SUPERUSER}, {"superuser"}),
+            ({"SuperuserSecretArns": SUPERUSER}, {"superuser"}),
             ({"SuperuserSecretArn": SUPERUSER, "SuperuserKmsKeyArn": SUPERUSER_KEY}, {"superuser", "superuser-key"}),
         ],
     )
     def test_than_what_the_answers_add(self, answers: dict[str, str], policies: set[str]) -> None:
-        role = deploy({**TWO_ANSWERS, **answers}).properties("Role")
+        role = deploy({**TWO_ANSWERS, "PreflightSchedule": "none", **answers}).properties("Role")
         assert {policy["PolicyName"] for policy in role["Policies"]} == policies | {"logs", "secrets"}
 
     @pytest.mark.parametrize(
@@ -369,6 +373,12 @@ class TestNoMore:
             ({"FurtherSecretArns": f"{FURTHER},{FURTHER}"}, [SECRET, FURTHER, FURTHER]),
             ({"SecretArn": "", **NEW}, ["<Secret>"]),
             ({"SecretArn": "", **NEW, "FurtherSecretArns": FURTHER}, ["<Secret>", FURTHER]),
+            ({"SecretArn": "none", "SecretNamePrefix": "prod/"}, [PREFIX]),
+            ({"SecretNamePrefix": "prod/"}, [SECRET, PREFIX]),
+            (
+                {"SecretArn": "none", **NEW, "FurtherSecretArns": FURTHER, "SecretNamePrefix": "prod/"},
+                ["<Secret>", FURTHER, PREFIX],
+            ),
         ],
     )
     def test_secrets_than_are_named(self, answers: dict[str, str], secrets: list[str]) -> None:
@@ -377,12 +387,44 @@ class TestNoMore:
         assert own["Resource"] == secrets
         assert (random["Action"], random["Resource"]) == ("secretsmanager:GetRandomPassword", "*")
         [key] = stack.statements("key")
+        assert key["Condition"]["StringLike"] == {"kms:EncryptionContext:SecretARN": secrets}
+
+    @pytest.mark.parametrize(
+        ("name", "covered"),
+        [("prod/shop/orders", True), ("prod/x", True), ("production/x", False), ("dev/prod/x", False), ("prod", False)],
+    )
+    def test_secrets_than_those_under_the_prefix(self, name: str, covered: bool) -> None:  # noqa: FBT001 - parametrised
+        """Read as IAM reads a resource: * is any text, slashes included."""
+        stack = deploy({"SecretNamePrefix": "prod/", "AlarmEmail": "dba@example.com", "KmsKeyArn": KEY})
+        [pattern] = stack.statements("secrets")[0]["Resource"]
+        [context] = stack.statements("key")[0]["Condition"]["StringLike"]["kms:EncryptionContext:SecretARN"]
+        arn = f"arn:aws:secretsmanager:us-east-1:123456789012:secret:{name}-a1B2c3"
+        assert (fnmatchcase(arn, pattern), fnmatchcase(arn, context)) == (covered, covered)
+
+    def test_to_find_the_secrets_of_the_function_than_their_names(self) -> None:
+        [statement] = deploy().statements("preflight")
+        assert (statement["Action"], statement["Resource"]) == ("secretsmanager:ListSecrets", "*")
+
+    @pytest.mark.parametrize(
+        ("answers", "secrets"),
+        [
+            ({"SuperuserSecretArn": SUPERUSER}, [SUPERUSER]),
+            ({"SuperuserSecretArns": f"{SUPERUSER},{FURTHER}"}, [SUPERUSER, FURTHER]),
+            ({"SuperuserSecretArn": SUPERUSER, "SuperuserSecretArns": FURTHER}, [SUPERUSER, FURTHER]),
+        ],
+    )
+    def test_superusers_than_are_named(self, answers: dict[str, str], secrets: list[str]) -> None:
+        stack = deploy({**TWO_ANSWERS, **answers, "SuperuserKmsKeyArn": SUPERUSER_KEY})
+        assert stack.statements("superuser")[0]["Resource"] == secrets
+        [key] = stack.statements("superuser-key")
         assert key["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == secrets
+        variables = stack.properties("RotationFunction")["Environment"]["Variables"]
+        assert variables["SUPERUSER_SECRET_ARNS"].split(",") == secrets
 
     def test_of_the_superuser_than_to_read_its_secret(self) -> None:
         secret, database = deploy(EVERYTHING).statements("superuser")
         assert actions([secret], "secretsmanager") == {"secretsmanager:DescribeSecret", "secretsmanager:GetSecretValue"}
-        assert secret["Resource"] == SUPERUSER
+        assert secret["Resource"] == [SUPERUSER]
         assert set(database["Action"]) == {"rds:DescribeDBClusters", "rds:DescribeDBInstances"}
         assert database["Resource"] == [f"arn:aws:rds:us-east-1:123456789012:{kind}:*" for kind in ("cluster", "db")]
 
@@ -390,7 +432,10 @@ class TestNoMore:
         for statement in deploy(EVERYTHING).statements():
             assert not [action for action in listed(statement["Action"]) if "*" in action]
             if "*" in listed(statement["Resource"]):
-                assert actions([statement], "secretsmanager") <= {"secretsmanager:GetRandomPassword"}
+                assert actions([statement], "secretsmanager") <= {
+                    "secretsmanager:GetRandomPassword",
+                    "secretsmanager:ListSecrets",
+                }
                 assert not actions([statement], "kms")
 
     def test_of_the_logs_than_its_own_group(self) -> None:
@@ -426,7 +471,7 @@ class TestKeys:
     def test_of_the_superuser_only_decrypt_its_own_secret(self) -> None:
         [statement] = deploy(EVERYTHING).statements("superuser-key")
         assert (statement["Action"], statement["Resource"]) == ("kms:Decrypt", SUPERUSER_KEY)
-        assert statement["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == SUPERUSER
+        assert statement["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == [SUPERUSER]
 
     def test_of_the_secrets_encrypt_as_well(self) -> None:
         [statement] = deploy(EVERYTHING).statements("key")

@@ -28,52 +28,66 @@ FURTHER = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/shop/stock-
 KEY = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
 SUPERUSER_KEY = "arn:aws:kms:us-east-1:123456789012:key/66666666-7777-8888-9999-000000000000"
 TOPIC = "arn:aws:sns:us-east-1:123456789012:alarms"
+SIGNING = "arn:aws:lambda:us-east-1:123456789012:code-signing-config:csc-0123456789abcdef0"
 LAYER = "arn:aws:lambda:us-east-1:123456789012:layer:authority:3"
 NEW = {"NewSecretName": "prod/shop/orders", "DatabaseHost": "db.example.com", "DatabaseUsername": "orders"}
-ALWAYS = {
-    "ErrorAlarm",
-    "LogGroup",
-    "ReadSecretPolicy",
-    "Role",
-    "RotationFailures",
-    "RotationFunction",
-    "SecretsManagerMayInvoke",
-}
+ALWAYS = {"ErrorAlarm", "Role", "RotationFailures", "RotationFunction", "SecretsManagerMayInvoke"}
+DAILY = {"EventBridgeMayInvoke", "ExpiryAlarm", "OverdueAlarm", "PreflightAlarm", "PreflightRule"}
+ONE = {"ReadSecretPolicy", "RotationSchedule"}
+VPC = {"SubnetIds": "subnet-1", "VpcId": "vpc-1"}
 
 # Answers that belong together, and the resources that they add to ALWAYS: one of each line makes a stack.
 CHOICES: list[list[tuple[dict[str, str], set[str]]]] = [
-    [({"SecretArn": SECRET}, set()), (NEW, {"Secret"})],
+    [
+        ({"SecretArn": SECRET}, ONE),
+        (NEW, ONE | {"Secret"}),
+        ({"SecretNamePrefix": "prod/"}, set()),
+        ({"SecretArn": SECRET, "SecretNamePrefix": "prod/"}, ONE),
+        ({"SecretArn": SECRET, "ScheduleExpression": "none"}, {"ReadSecretPolicy"}),
+    ],
     [({}, set()), ({"FurtherSecretArns": f"{FURTHER},{FURTHER[:-1]}0"}, set())],
     [({}, set()), ({"KmsKeyArn": KEY}, set())],
     [({"AlarmEmail": "dba@example.com"}, {"AlarmTopic", "AlarmTopicPolicy"}), ({"AlarmTopicArn": TOPIC}, set())],
-    [({}, {"RotationSchedule"}), ({"ScheduleExpression": ""}, set())],
+    [({}, DAILY), ({"PreflightSchedule": "none"}, set())],
+    [({}, set()), ({"CreateDashboard": "true"}, {"Dashboard"})],
     [
         ({}, set()),
         ({"SuperuserSecretArn": SUPERUSER, "RotationStrategy": "alternating-users"}, set()),
         ({"SuperuserSecretArn": SUPERUSER, "SuperuserKmsKeyArn": SUPERUSER_KEY}, set()),
+        ({"SuperuserSecretArns": f"{SUPERUSER},{SUPERUSER[:-1]}0", "RotationStrategy": "superuser"}, set()),
     ],
     [
         ({}, set()),
         ({"SubnetIds": "subnet-1,subnet-2", "SecurityGroupIds": "sg-1,sg-2"}, set()),
-        ({"SubnetIds": "subnet-1", "VpcId": "vpc-1"}, {"SecurityGroup"}),
+        (VPC, {"SecurityGroup"}),
+        ({**VPC, "CreateEndpoint": "true"}, {"SecurityGroup", "Endpoint", "EndpointSecurityGroup"}),
+        ({**VPC, "SecurityGroupIds": "sg-1,sg-2", "CreateEndpoint": "true"}, {"Endpoint", "EndpointSecurityGroup"}),
         (
-            {"SubnetIds": "subnet-1", "VpcId": "vpc-1", "CreateEndpoint": "true"},
-            {"SecurityGroup", "Endpoint", "EndpointSecurityGroup"},
+            {**VPC, "SecurityGroupIds": "sg-1", "CreateRdsEndpoint": "true", "CreateEndpoint": "true"},
+            {"Endpoint", "RdsEndpoint", "EndpointSecurityGroup"},
         ),
-        (
-            {"SubnetIds": "subnet-1", "VpcId": "vpc-1", "SecurityGroupIds": "sg-1,sg-2", "CreateEndpoint": "true"},
-            {"Endpoint", "EndpointSecurityGroup"},
-        ),
+        ({**VPC, "CreateRdsEndpoint": "true"}, {"SecurityGroup", "RdsEndpoint", "EndpointSecurityGroup"}),
     ],
-    [({}, set()), ({"SslRootCert": "/opt/ca.pem", "SslRootLayerArn": LAYER, "Architecture": "arm64"}, set())],
+    [({}, set()), ({"SslRootCert": "/opt/ca.pem", "SslRootLayerArn": LAYER}, set())],
+    [({}, {"LogGroup"}), ({"RetainLogGroup": "true"}, {"RetainedLogGroup"})],
+    [({}, set()), ({"MonitoringKmsKeyArn": KEY}, set())],
+    [({}, set()), ({"CodeSigningConfigArn": SIGNING}, set())],
     [({}, set()), ({"PermissionsBoundaryArn": "arn:aws:iam::aws:policy/Boundary", "RolePath": "/rotation/"}, set())],
 ]
 
 
 def combinations() -> Iterator[tuple[dict[str, str], set[str]]]:
-    for chosen in itertools.product(*CHOICES):
-        answers = {name: value for some, _ in chosen for name, value in some.items()}
-        yield answers, ALWAYS.union(*(added for _, added in chosen))
+    """Yield each choice with each one of every other line, among the first choices of all lines and the last ones."""
+    rows: set[tuple[int, ...]] = set()
+    for lines in itertools.combinations(range(len(CHOICES)), 2):
+        for chosen in itertools.product(*(range(len(CHOICES[line])) for line in lines)):
+            for last in (False, True):
+                row = {number: len(line) - 1 if last else 0 for number, line in enumerate(CHOICES)}
+                rows.add(tuple((row | dict(zip(lines, chosen, strict=True))).values()))
+    for choices in sorted(rows):
+        picked = [line[choice] for line, choice in zip(CHOICES, choices, strict=True)]
+        answers = {name: value for some, _ in picked for name, value in some.items()}
+        yield answers, ALWAYS.union(*(added for _, added in picked))
 
 
 def run(*command: str) -> str:
@@ -114,6 +128,14 @@ class TestAsWritten:
         used = set(cloudformation.references([TEMPLATE[part] for part in ("Conditions", "Resources", "Outputs")]))
         assert used >= TEMPLATE["Parameters"].keys() | TEMPLATE["Conditions"].keys()
 
+    def test_fits_where_a_template_is_handed_over_whole(self) -> None:
+        """CloudFormation takes 51,200 bytes without S3, which is how Terraform sends it."""
+        assert len((ROOT / "template.yaml").read_bytes()) < 51_200
+
+    def test_can_be_included_by_the_cdk(self) -> None:
+        """Whose CfnInclude loses the short form of Fn::Contains."""
+        assert "!Contains" not in (ROOT / "template.yaml").read_text()
+
     def test_names_no_partition(self) -> None:
         assert "arn:aws:" not in (ROOT / "template.yaml").read_text()
 
@@ -133,7 +155,7 @@ class TestCombinations:
             stack = deploy(answers)
             assert stack.resources.keys() == resources, answers
             seen += 1
-        assert seen == 2 * 2 * 2 * 2 * 2 * 3 * 5 * 2 * 2
+        assert seen > 400
 
     def test_sam_transforms_the_template_alike_whatever_is_answered(self) -> None:
         """So that deploy() may transform it once."""
@@ -149,7 +171,7 @@ class TestCombinations:
     def test_stays_in_its_partition(self, partition: str) -> None:
         region, suffix = PARTITIONS[partition]
         for answers, _ in combinations():
-            if answers.get("RolePath") or answers.get("SslRootLayerArn"):
+            if answers.get("RolePath"):
                 continue
             own = {name: value.replace("arn:aws:", f"arn:{partition}:") for name, value in answers.items()}
             text = str(deploy(own, partition))
@@ -163,13 +185,15 @@ class TestCombinations:
 @pytest.mark.parametrize(
     ("answers", "says"),
     [
-        ({"SecretArn": ""}, "SecretArn, for a secret that exists, or NewSecretName"),
+        ({"SecretArn": "none"}, "SecretArn for an existing secret, NewSecretName for one"),
+        ({"SecretArn": "", "FurtherSecretArns": FURTHER}, "SecretNamePrefix for many"),
         (NEW, "not both"),
         ({"SecretArn": "", **NEW, "DatabaseHost": ""}, "DatabaseHost"),
         ({"SecretArn": "", **NEW, "DatabaseUsername": ""}, "DatabaseUsername"),
         ({"AlarmEmail": ""}, "reaches a person"),
         ({"AlarmTopicArn": TOPIC}, "not both"),
-        ({"ScheduleExpression": "", "RotateImmediately": "true"}, "RotateImmediately"),
+        ({"ScheduleExpression": "none", "RotateImmediately": "true"}, "needs ScheduleExpression"),
+        ({"SecretArn": "none", "SecretNamePrefix": "prod/", "RotateImmediately": "true"}, "needs SecretArn or NewS"),
         ({"RotationStrategy": "alternating-users"}, "SuperuserSecretArn"),
         ({"RotationStrategy": "superuser"}, "SuperuserSecretArn"),
         ({"SuperuserKmsKeyArn": SUPERUSER_KEY}, "SuperuserSecretArn"),
@@ -183,6 +207,7 @@ class TestCombinations:
         ({"SubnetIds": "subnet-1"}, "SecurityGroupIds, or VpcId"),
         ({"VpcId": "vpc-1"}, "needs SubnetIds"),
         ({"CreateEndpoint": "true"}, "VpcId"),
+        ({"CreateRdsEndpoint": "true"}, "CreateRdsEndpoint=true needs VpcId"),
         ({"SubnetIds": "subnet-1", "SecurityGroupIds": "sg-1", "CreateEndpoint": "true"}, "VpcId"),
         (
             {
@@ -198,6 +223,10 @@ class TestCombinations:
         ({"FurtherSecretArns": f"{FURTHER}, {FURTHER}"}, "FurtherSecretArns"),
         ({"NewSecretName": "orders"}, "NewSecretName"),
         ({"DatabaseUsername": 'o"rders'}, "DatabaseUsername"),
+        ({"DatabaseUsername": "two users"}, "DatabaseUsername"),  # a tag would name both
+        ({"SecretNamePrefix": "prod"}, "SecretNamePrefix"),  # production/ begins so as well
+        ({"SecretNamePrefix": "prod*/"}, "SecretNamePrefix"),
+        ({"PreflightSchedule": "daily"}, "PreflightSchedule"),
         ({"DatabaseHost": "db,other"}, "DatabaseHost"),
         ({"ScheduleExpression": "monthly"}, "ScheduleExpression"),
         ({"ScheduleWindow": "25h"}, "ScheduleWindow"),
@@ -210,6 +239,26 @@ class TestCombinations:
 def test_refuses_what_cannot_work(answers: Mapping[str, str], says: str) -> None:
     with pytest.raises(RefusedError, match=re.escape(says)):
         deploy({**TWO_ANSWERS, **answers})
+
+
+MAY_BE_NONE = sorted(name for name, body in TEMPLATE["Parameters"].items() if body["Default"] == "none")
+
+
+@pytest.mark.parametrize("empty", ["", "none"])
+def test_takes_the_word_none_and_an_empty_value_for_what_is_left_out(empty: str) -> None:
+    """SAM cannot hand over an empty value, and drops some of them without a word."""
+    asked = {"SecretArn": SECRET, "AlarmEmail": "dba@example.com", "ScheduleExpression": empty}
+    left_out = dict.fromkeys([*MAY_BE_NONE, "PreflightSchedule"], empty)
+    said, unsaid = deploy({**left_out, **asked}), deploy({**asked, "PreflightSchedule": "none"})
+    assert (said.resources, said.outputs) == (unsaid.resources, unsaid.outputs)
+    assert not [text for text in str(said.resources).split("'") if text == "none"]
+
+
+def test_lets_be_left_out_all_that_has_no_value_of_its_own() -> None:
+    assert [name for name, body in TEMPLATE["Parameters"].items() if body["Default"] == ""] == []
+    for name in [*MAY_BE_NONE, "ScheduleExpression", "PreflightSchedule"]:
+        for empty in ("", "none"):
+            assert re.fullmatch(TEMPLATE["Parameters"][name]["AllowedPattern"], empty), name
 
 
 @pytest.mark.parametrize("strategy", ["auto", "single-user", "alternating-users", "superuser"])
@@ -231,7 +280,7 @@ class TestEnvironment:
             node.value
             for node in ast.walk(ast.parse((ROOT / "rotation_lambda" / "settings.py").read_text()))
             if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z]+(_[A-Z]+)+|PG[A-Z]+", str(node.value))
-        } - {"EXCLUDE_"}
+        } - {"EXCLUDE_"} | {"SUPERUSER_SECRET_ARNS"}
         variables = TEMPLATE["Resources"]["RotationFunction"]["Properties"]["Environment"]["Variables"]
         assert variables.keys() - {"AWS_ENDPOINT_URL_SECRETS_MANAGER"} == read
 
@@ -241,10 +290,10 @@ class TestEnvironment:
     def test_leaves_out_what_is_not_answered(self) -> None:
         assert not {"EXCLUDE_CHARACTERS", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} & self.variables().keys()
 
-    @pytest.mark.parametrize("characters", ["", "/@\"'\\", ",;=%"])
+    @pytest.mark.parametrize("characters", ["", "none", "/@\"'\\", ",;=%"])
     def test_excludes_the_characters_that_are_given(self, characters: str) -> None:
         settings = Settings.from_environment(self.variables(ExcludeCharacters=characters))
-        assert settings.password_policy.exclude_characters == characters
+        assert settings.password_policy.exclude_characters == characters.replace("none", "")
 
     @pytest.mark.parametrize(
         ("answers", "variable", "value"),
@@ -255,6 +304,14 @@ class TestEnvironment:
             ({"PasswordLength": "40"}, "PASSWORD_LENGTH", "40"),
             ({"ExcludePunctuation": "true"}, "EXCLUDE_PUNCTUATION", "true"),
             ({"SecretsManagerEndpointUrl": "https://vpce"}, "AWS_ENDPOINT_URL_SECRETS_MANAGER", "https://vpce"),
+            ({}, "SUPERUSER_SECRET_ARNS", ""),
+            ({"SuperuserSecretArn": SUPERUSER}, "SUPERUSER_SECRET_ARNS", SUPERUSER),
+            ({"SuperuserSecretArns": f"{FURTHER},{SECRET}"}, "SUPERUSER_SECRET_ARNS", f"{FURTHER},{SECRET}"),
+            (
+                {"SuperuserSecretArn": SUPERUSER, "SuperuserSecretArns": FURTHER},
+                "SUPERUSER_SECRET_ARNS",
+                f"{SUPERUSER},{FURTHER}",
+            ),
         ],
     )
     def test_hands_an_answer_on(self, answers: dict[str, str], variable: str, value: str) -> None:
@@ -274,6 +331,43 @@ class TestFunction:
         stack = deploy()
         assert stack.properties("RotationFunction")["LoggingConfig"] == {"LogGroup": "<LogGroup>", "LogFormat": "JSON"}
         assert stack.properties("LogGroup")["RetentionInDays"] == "90"
+        assert "DeletionPolicy" not in stack.resources["LogGroup"]
+        assert "KmsKeyId" not in stack.properties("LogGroup")
+
+    def test_keeps_its_log_when_the_stack_goes_if_asked(self) -> None:
+        """Under another name, since CloudFormation makes the new group before it deletes the old one."""
+        stack = deploy({**TWO_ANSWERS, "RetainLogGroup": "true"})
+        group = stack.resources["RetainedLogGroup"]
+        assert (group["DeletionPolicy"], group["UpdateReplacePolicy"]) == ("Retain", "Retain")
+        assert group["Properties"]["LogGroupName"] != deploy().properties("LogGroup")["LogGroupName"]
+        assert stack.properties("RotationFunction")["LoggingConfig"]["LogGroup"] == "<RetainedLogGroup>"
+        assert stack.statements("logs")[0]["Resource"] == "<RetainedLogGroup>.Arn"
+        assert stack.outputs["LogGroupName"] == "<RetainedLogGroup>"
+
+    @pytest.mark.parametrize("retain", ["false", "true"])
+    def test_encrypts_its_log_and_its_topic_with_the_key_that_is_given(self, retain: str) -> None:
+        stack = deploy({**TWO_ANSWERS, "MonitoringKmsKeyArn": KEY, "RetainLogGroup": retain})
+        group = "RetainedLogGroup" if retain == "true" else "LogGroup"
+        assert stack.properties(group)["KmsKeyId"] == KEY
+        assert stack.properties("AlarmTopic")["KmsMasterKeyId"] == KEY
+        assert "KmsMasterKeyId" not in deploy().properties("AlarmTopic")
+
+    def test_runs_signed_code_only_if_asked(self) -> None:
+        stack = deploy({**TWO_ANSWERS, "CodeSigningConfigArn": SIGNING})
+        assert stack.properties("RotationFunction")["CodeSigningConfigArn"] == SIGNING
+        assert "CodeSigningConfigArn" not in deploy().properties("RotationFunction")
+
+    def test_is_for_the_machine_that_it_is_built_for(self) -> None:
+        """Both are read from one place of the template, which is no parameter: no deployment can contradict a build."""
+        function = TEMPLATE["Resources"]["RotationFunction"]
+        [machine] = deploy().properties("RotationFunction")["Architectures"]
+        looked_up = {"Fn::FindInMap": ["Build", "Function", "Architecture"]}
+        assert function["Properties"]["Architectures"] == [looked_up]
+        assert function["Metadata"]["WorkingDirectory"] == {
+            "Fn::Sub": ["lambda/${Architecture}", {"Architecture": looked_up}]
+        }
+        assert (ROOT / "lambda" / machine / "platforms").exists()
+        assert "Architecture" not in TEMPLATE["Parameters"]
 
     def test_leaves_concurrency_alone(self) -> None:
         assert "ReservedConcurrentExecutions" not in deploy().properties("RotationFunction")
@@ -320,6 +414,12 @@ class TestEndpoint:
         assert endpoint["ServiceName"] == f"com.amazonaws.{region}.secretsmanager"
         assert endpoint["PrivateDnsEnabled"] is True
 
+    def test_of_rds_shares_the_security_group(self) -> None:
+        stack = deploy({**self.ANSWERS, "CreateRdsEndpoint": "true"})
+        assert stack.properties("RdsEndpoint")["ServiceName"] == "com.amazonaws.us-east-1.rds"
+        assert stack.properties("RdsEndpoint")["SecurityGroupIds"] == ["<EndpointSecurityGroup>.GroupId"]
+        assert "<RdsEndpoint>" in stack.properties("RotationFunction")["Description"]
+
     def test_is_there_before_rotation_is_switched_on(self) -> None:
         assert "<Endpoint>" in deploy(self.ANSWERS).properties("RotationFunction")["Description"]
         schedule = deploy(self.ANSWERS).resources["RotationSchedule"]
@@ -358,13 +458,21 @@ class TestNewSecret:
     def test_has_a_value_that_the_code_can_read(self, superuser: str) -> None:
         from rotation_lambda.credential import Credential  # noqa: PLC0415
 
-        _, secret = self.made(SuperuserSecretArn=superuser, DatabaseUsername="o'rders € %s")
+        _, secret = self.made(SuperuserSecretArn=superuser, DatabaseUsername="Orders-v2.x@shop")
         generated = secret["GenerateSecretString"]
         assert generated["GenerateStringKey"] == "password"
         text = generated["SecretStringTemplate"].removesuffix("}") + ',"password":"generated"}'
         credential = Credential.parse(text)
-        assert (credential.username, credential.address) == ("o'rders € %s", ("db.example.com", 5432))
+        assert (credential.username, credential.address) == ("Orders-v2.x@shop", ("db.example.com", 5432))
         assert credential.masterarn == (superuser or None)
+
+    def test_says_in_a_tag_which_user_it_is_for(self) -> None:
+        assert self.made()[1]["Tags"] == [{"Key": "rotation:users", "Value": "orders"}]
+
+    def test_tells_the_deployer_that_the_first_test_has_to_fail(self) -> None:
+        stack, _ = self.made()
+        assert "Until then the login test of this deployment fails" in stack.outputs["NextStep"]
+        assert "NextStep" not in deploy().outputs
 
     def test_outlives_the_stack(self) -> None:
         stack, _ = self.made()
@@ -415,6 +523,8 @@ class TestFailures:
 def test_tells_what_others_need_to_know() -> None:
     told = {"FunctionArn", "RoleArn", "SecretArn", "ReadSecretPolicyArn", "AlarmTopicArn", "LogGroupName"}
     assert deploy().outputs.keys() == told
+    prefix = {"SecretArn": "none", "SecretNamePrefix": "prod/", "AlarmEmail": "dba@example.com"}
+    assert deploy(prefix).outputs.keys() == told - {"SecretArn", "ReadSecretPolicyArn"}
     assert deploy({**TWO_ANSWERS, "SubnetIds": "subnet-1", "VpcId": "vpc-1"}).outputs.keys() == told | {
         "SecurityGroupIds"
     }
