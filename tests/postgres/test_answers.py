@@ -15,9 +15,9 @@ import pytest
 import trustme
 
 from local.servers.postgres import ServerNotStartedError, run_postgres
-from rotation_lambda import errors, postgres
+from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.postgres import answers
+from rotation_lambda.postgres import answers, login
 from rotation_lambda.settings import PLATFORM_ROOTS
 from tests import conftest
 from tests.postgres.test_session import credential, door, hba
@@ -145,7 +145,7 @@ class TestUnknown:
         assert type(answer(one_role, port=port)) is errors.ConnectionFailedError
 
     def test_when_the_server_is_silent(self, one_role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 0.5)
+        monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 0.5)
         with listener(None) as port:
             assert type(answer(one_role, port=port)) is errors.DatabaseTimeoutError
 

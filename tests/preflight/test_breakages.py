@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import sys
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from types import SimpleNamespace
@@ -16,7 +17,8 @@ import pytest
 from local.__main__ import main
 from local.breakages import BREAKAGES, Breakage, rotate
 from local.servers.stack import USERNAME, Stack, run_stack
-from rotation_lambda import deadline, handler, postgres, preflight
+from rotation_lambda import deadline, handler, preflight
+from rotation_lambda.postgres import login
 from tests.conftest import LEFT_OUT, has
 
 if TYPE_CHECKING:
@@ -43,9 +45,9 @@ def breakage() -> Breakage | None:
 @pytest.fixture
 def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """A stack with a fresh role and secret, on servers of its own where the breakage is the server's."""
-    for module in (deadline, preflight):
+    for module in (deadline, sys.modules[preflight.run.__module__]):
         monkeypatch.setattr(module, "MINIMUM_S", SECONDS)
-    monkeypatch.setattr(postgres, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 1.0)
     with ExitStack() as own:
         running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
         for name, value in running.environment.items():
@@ -58,8 +60,8 @@ def renew(servers: Stack) -> Stack:
     password = secrets.token_urlsafe(24)
     servers.postgres.query(f"DROP ROLE {USERNAME}")
     servers.postgres.query(f"CREATE ROLE {USERNAME} LOGIN PASSWORD '{password}'")
-    login = {"host": "localhost", "port": servers.postgres.port, "username": USERNAME, "password": password}
-    return replace(servers, secret_arn=servers.secrets_manager.create_secret(f"app/{uuid4().hex}", login))
+    document = {"host": "localhost", "port": servers.postgres.port, "username": USERNAME, "password": password}
+    return replace(servers, secret_arn=servers.secrets_manager.create_secret(f"app/{uuid4().hex}", document))
 
 
 @pytest.fixture

@@ -79,6 +79,7 @@ class TestCommand:
 
     def test_is_a_program(self, secret: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(sys, "argv", ["preflight", secret.arn])
+        monkeypatch.delitem(sys.modules, main.__module__)  # as in a process of its own
         with pytest.raises(SystemExit) as caught:
             runpy.run_module("rotation_lambda.preflight", run_name="__main__")
         assert caught.value.code == 0
