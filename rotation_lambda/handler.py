@@ -4,24 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
 
-import boto3
 from aws_lambda_powertools import Logger
-from botocore.config import Config
 
-from rotation_lambda import __version__, steps
+from rotation_lambda import __version__, clients, steps
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import (
-    RdsError,
-    RotationError,
-    SecretsManagerError,
-    UnexpectedError,
-    UnprovenPasswordError,
-)
+from rotation_lambda.errors import RotationError, UnexpectedError, UnprovenPasswordError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.rds import Rds
@@ -34,17 +26,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
-    from botocore.config import _RetryDict as RetryDict
-    from mypy_boto3_rds import RDSClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
-
-CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
-_RETRIES: RetryDict = {"mode": "standard", "total_max_attempts": 3}
-_CONFIG = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries=_RETRIES)
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(name).setLevel(logging.WARNING)  # at DEBUG they log what is sent and received, passwords too
+with suppress(Exception):  # while Lambda starts the function, time is cheap; what stands in the way the steps will tell
+    clients.secrets_manager()
 
 
 @logger.inject_lambda_context(log_event=False, clear_state=True)
@@ -72,13 +59,15 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     settings = Settings.from_environment(os.environ)
     logger.append_keys(strategy=settings.strategy)
     deadline = Deadline.after(context.get_remaining_time_in_millis())
-    client = _client(deadline)
-    description = SecretsManager(client, event.secret_id).describe()
-    secrets, versions = SecretsManager(client, description.arn), description.versions
+    client = clients.secrets_manager()
+    description = SecretsManager(client, event.secret_id, deadline).describe()
+    secrets, versions = SecretsManager(client, description.arn, deadline), description.versions
     logger.append_keys(secret_id=description.arn)
     versions.check(event.client_request_token, event.step)
     database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
-    superusers = Superusers(partial(SecretsManager, client), lambda: Rds(_rds_client(deadline)), settings.sslmode)
+    superusers = Superusers(
+        lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
+    )
     rotation = Rotation(
         event.client_request_token, versions, secrets, database, deadline, superusers, settings.strategy
     )
@@ -100,27 +89,6 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
     logger.append_keys(secret_id=event.secret_id, step=event.step)
     seconds = context.get_remaining_time_in_millis() / 1000
     arn = context.invoked_function_arn
-    clients = preflight.Clients(_client, _rds_client)
-    report = preflight.run(event.secret_id, clients, os.environ, seconds=seconds, function_arn=arn)
+    report = preflight.run(event.secret_id, os.environ, seconds=seconds, function_arn=arn)
     logger.info("The worst finding of the preflight: %s.", report.worst)
     return report.to_json()
-
-
-def _client(deadline: Deadline) -> SecretsManagerClient:
-    """Make a client for this invocation (a few milliseconds), none of whose calls starts with too little time left."""
-    client = boto3.client("secretsmanager", config=_CONFIG)
-    failure = SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
-    client.meta.events.register("before-send", partial(_check_time, deadline, failure))
-    return client
-
-
-def _rds_client(deadline: Deadline) -> RDSClient:
-    client = boto3.client("rds", config=_CONFIG)
-    failure = RdsError("RDS is so slow that the function's time is up.")
-    client.meta.events.register("before-send", partial(_check_time, deadline, failure))
-    return client
-
-
-def _check_time(deadline: Deadline, failure: RotationError, **_: object) -> None:
-    if deadline.left() < CONNECT_TIMEOUT_S + READ_TIMEOUT_S:
-        raise failure

@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from rotation_lambda import clients
 from rotation_lambda.errors import AccessDeniedError, RdsError, RotationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mypy_boto3_rds import RDSClient
+
+    from rotation_lambda.deadline import Deadline
 
 _Answer = TypeVar("_Answer")
 _ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "403"}
@@ -39,6 +42,7 @@ class Rds:
     """The RDS of the function's account and region. An `identifier` is a name or an ARN; None: there is none."""
 
     client: RDSClient
+    deadline: Deadline
 
     def describe_db_instances(self, identifier: str) -> Server | None:
         """Return the instance (AWS: DescribeDBInstances)."""
@@ -81,11 +85,11 @@ class Rds:
         )
 
     def _ask(self, operation: str, identifier: str, call: Callable[[], _Answer]) -> _Answer | None:
-        """Make a call, and turn botocore's exceptions into this project's."""
+        """Make a call, repeat it where that may help, and turn botocore's exceptions into this project's."""
         try:
-            return call()
+            return clients.repeat(call, self.deadline)
         except ClientError as error:
-            code = error.response.get("Error", {}).get("Code", "")
+            code = clients.code_of(error)
             if code in _NOT_FOUND:
                 return None
             failure: RotationError = RdsError(f"{operation} of {identifier} failed with {code}.")
@@ -93,4 +97,6 @@ class Rds:
                 failure = AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
         except BotoCoreError as error:
             failure = RdsError(f"{operation} of {identifier} got no answer from RDS: {type(error).__name__}.")
+        except TimeoutError:
+            failure = RdsError("RDS is so slow that the function's time is up.")
         raise failure

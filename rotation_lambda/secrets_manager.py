@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from botocore.exceptions import BotoCoreError, ClientError
 
+from rotation_lambda import clients
 from rotation_lambda.errors import (
     AccessDeniedError,
     InvalidSecretError,
@@ -26,11 +27,13 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
     from mypy_boto3_secretsmanager.type_defs import RotationRulesTypeTypeDef, SecretVersionsListEntryTypeDef
 
+    from rotation_lambda.deadline import Deadline
     from rotation_lambda.settings import PasswordPolicy
 
 _Answer = TypeVar("_Answer")
 _ACCESS_DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
 _KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
+_CROWDED = "Rotate fewer secrets at the same time, or request a higher quota: an account's writes in a region share it."
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +55,14 @@ class Description:
 class SecretsManager:
     """One secret in Secrets Manager.
 
-    Every method raises SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote
-    what was sent, so they never leave this file.
+    A call whose failure may pass is repeated: a read a few times, a write until the deadline. Every method raises
+    SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what was sent, so
+    they never leave this file.
     """
 
     client: SecretsManagerClient
     secret_id: str
+    deadline: Deadline
 
     def describe_secret(self) -> SecretVersions:
         """Return the staging labels as they are now."""
@@ -137,21 +142,35 @@ class SecretsManager:
                 return False
             return True
 
-        return self._ask("PutSecretValue", version, put)
+        return self._ask("PutSecretValue", version, put, patient=True)
 
     def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None:
         """Move a label from one version to another in one call (AWS: UpdateSecretVersionStage).
 
         Secrets Manager moves AWSPREVIOUS by itself, and AWSPENDING is left alone: taking it away in a call of its own
-        can make Secrets Manager believe that the rotation did not complete.
+        can make Secrets Manager believe that the rotation did not complete. A repeated call is refused where an earlier
+        one was carried out and its answer lost: then the labels decide, as soon as a read is fresh.
         """
-        self._ask(
-            "UpdateSecretVersionStage",
-            move_to,
-            lambda: self.client.update_secret_version_stage(
+        tries = 0
+
+        def move() -> None:
+            nonlocal tries
+            tries += 1
+            self.client.update_secret_version_stage(
                 SecretId=self.secret_id, VersionStage=label, MoveToVersionId=move_to, RemoveFromVersionId=remove_from
-            ),
-        )
+            )
+
+        try:
+            self._ask("UpdateSecretVersionStage", move_to, move, patient=True)
+        except SecretsManagerError:
+            if tries == 1 or self._settle(label, remove_from) != move_to:
+                raise
+
+    def _settle(self, label: StagingLabel, before: str) -> str | None:
+        """Return the version that has the label, once that is another than before or the time is up."""
+        while (now := self.describe_secret().with_label(label)) == before and self.deadline.pause(0.5, clients.CALL_S):
+            pass
+        return now
 
     def list_secret_version_ids(self) -> list[str]:
         """Return the ids of all retained versions, labelled or not, newest first (AWS: ListSecretVersionIds)."""
@@ -169,15 +188,19 @@ class SecretsManager:
         oldest_first = sorted(self._ask("ListSecretVersionIds", None, list_all), key=lambda one: one["CreatedDate"])
         return [version["VersionId"] for version in reversed(oldest_first)]
 
-    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer]) -> _Answer:
-        """Make a call, and turn botocore's exceptions into this project's."""
+    def _ask(
+        self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False
+    ) -> _Answer:
+        """Make a call, repeat it where that may help, and turn botocore's exceptions into this project's."""
         try:
-            return call()
+            return clients.repeat(call, self.deadline, patient=patient)
         except ClientError as error:
             failure = _read(error, operation, self.secret_id, version)
         except BotoCoreError as error:
             # Only the class's name: a ParamValidationError, for one, quotes the parameters.
             failure = SecretsManagerError(f"{operation} got no answer from Secrets Manager: {type(error).__name__}.")
+        except TimeoutError:
+            failure = SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
         # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit
         # runs while the exception is being handled, could not keep it out).
         raise failure
@@ -189,7 +212,7 @@ def _schedule(rules: RotationRulesTypeTypeDef) -> str | None:
 
 
 def _read(error: ClientError, operation: str, secret_id: str, version: str | None) -> RotationError:
-    code = error.response.get("Error", {}).get("Code", "")
+    code = clients.code_of(error)
     message = error.response.get("Error", {}).get("Message", "")
     if code == "ResourceNotFoundException":
         if version is None:
@@ -205,7 +228,9 @@ def _read(error: ClientError, operation: str, secret_id: str, version: str | Non
             f"{operation} could not use the secret's KMS key ({code}): {_one_line(message)}",
             hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the function's role; is it enabled?",
         )
-    return SecretsManagerError(f"{operation} failed with {code}.")
+    return SecretsManagerError(
+        f"{operation} failed with {code}.", hint=_CROWDED if clients.is_throttled(code) else None
+    )
 
 
 def _one_line(text: str) -> str:

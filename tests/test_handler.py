@@ -10,10 +10,7 @@ from uuid import uuid4
 import pytest
 
 from local.servers import rotation
-from rotation_lambda import __version__, errors, handler
-from rotation_lambda.rds import Rds
-from rotation_lambda.secrets_manager import SecretsManager
-from tests.worlds.fakes import FakeClock
+from rotation_lambda import __version__, errors
 from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -211,20 +208,6 @@ class TestRefusedInvocation:
         with pytest.raises(errors.ConfigurationError, match=name):
             invoke(event(secret, token, "createSecret"))
         assert not secret.server.calls
-
-
-def test_no_call_to_secrets_manager_starts_when_there_is_no_time_left_for_it(secret: Secret, invoke: Invoke) -> None:
-    client = handler._client(FakeClock().deadline(5))
-    secret.server.calls.clear()
-    with pytest.raises(errors.SecretsManagerError, match="so slow"):
-        SecretsManager(client, secret.arn).describe_secret()
-    assert not secret.server.calls
-
-
-def test_no_call_to_rds_starts_when_there_is_no_time_left_for_it(invoke: Invoke) -> None:
-    client = handler._rds_client(FakeClock().deadline(5))
-    with pytest.raises(errors.RdsError, match="so slow"):
-        Rds(client).describe_db_instances("one")
 
 
 class TestLog:

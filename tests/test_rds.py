@@ -17,7 +17,7 @@ from botocore.config import Config
 from rotation_lambda import errors
 from rotation_lambda import rds as adapter
 from tests.conftest import serving
-from tests.worlds.fakes import FakeRds
+from tests.worlds.fakes import FakeClock, FakeRds
 from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def cluster(name: str, *custom: str, of: str | None = None) -> adapter.Server:
 def subject(request: pytest.FixtureRequest) -> Subject:
     """Know `one`, its replica `two` and that one's replica `three`; and `clu`, with a member and a replica."""
     if request.param == "real":
-        return adapter.Rds(request.getfixturevalue("rds"))
+        return adapter.Rds(request.getfixturevalue("rds"), FakeClock().deadline())
     chain = [instance("one"), instance("two", of="one"), instance("three", of="two")]
     return FakeRds([*chain, cluster("clu"), instance("clu-1", cluster="clu"), cluster("clu2", of=f"{ARN}:cluster:clu")])
 
@@ -116,7 +116,7 @@ def client(endpoint: str) -> RDSClient:
 def answering(body: str, status: int = 200) -> Iterator[tuple[adapter.Rds, list[dict[str, list[str]]]]]:
     """Serve every call the same answer; yield RDS, and the requests for it."""
     with serving(body.encode(), status, lambda sent: parse_qs(sent.decode())) as (url, requests):
-        yield adapter.Rds(client(url)), requests
+        yield adapter.Rds(client(url), FakeClock().deadline()), requests
 
 
 def described_instance(inner: str) -> str:
@@ -201,7 +201,7 @@ class TestFailures:
         assert "Grant the action" in caught.value.hint
 
     def test_say_that_nobody_answered(self) -> None:
-        rds = adapter.Rds(client("http://127.0.0.1:1"))
+        rds = adapter.Rds(client("http://127.0.0.1:1"), FakeClock().deadline())
         with pytest.raises(errors.RdsError, match=r"no answer.*EndpointConnectionError") as caught:
             rds.describe_db_instances("one")
         assert "interface endpoint" in caught.value.hint

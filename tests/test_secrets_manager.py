@@ -18,7 +18,7 @@ from rotation_lambda import secrets_manager as adapter
 from rotation_lambda.settings import PasswordPolicy
 from rotation_lambda.staging import StagingLabel
 from tests.conftest import serving
-from tests.worlds.fakes import FakeSecretsManager
+from tests.worlds.fakes import FakeClock, FakeSecretsManager
 from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -50,7 +50,9 @@ def subject(request: pytest.FixtureRequest, make_secret: Callable[[object], Secr
     secret = make_secret("first")
     client = secret.server.client()
     pending = rotation.begin(client, secret.arn, secret.server.function_arn)
-    return Subject(adapter.SecretsManager(client, secret.arn), secret.labels["AWSCURRENT"], pending)
+    return Subject(
+        adapter.SecretsManager(client, secret.arn, FakeClock().deadline()), secret.labels["AWSCURRENT"], pending
+    )
 
 
 class TestContract:
@@ -118,7 +120,7 @@ def test_lists_versions_without_a_label_of_every_page_by_their_dates() -> None:
             version = {"VersionId": str(number), "CreatedDate": [20, 30, 10][number]}
             return {"Versions": [version], **({"NextToken": str(number + 1)} if number < 2 else {})}
 
-    secrets = adapter.SecretsManager(Pages(), ARN)  # type: ignore[arg-type]
+    secrets = adapter.SecretsManager(Pages(), ARN, FakeClock().deadline())  # type: ignore[arg-type]
     assert secrets.list_secret_version_ids() == ["1", "0", "2"]
 
 
@@ -126,7 +128,7 @@ def test_lists_versions_without_a_label_of_every_page_by_their_dates() -> None:
 def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.SecretsManager, list[Any]]]:
     """Serve every call the same answer, worded as Secrets Manager does; yield a secret and the requests for it."""
     with serving(json.dumps(body).encode(), status, json.loads) as (url, requests):
-        yield adapter.SecretsManager(client(url), ARN), requests
+        yield adapter.SecretsManager(client(url), ARN, FakeClock().deadline()), requests
 
 
 def client(endpoint: str) -> SecretsManagerClient:
@@ -177,25 +179,25 @@ class TestFailures:
         assert "marker" not in everything_in(caught.value)
 
     def test_never_quote_a_parameter_that_botocore_refuses(self) -> None:
-        secrets = adapter.SecretsManager(client("http://127.0.0.1:1"), ARN)
+        secrets = adapter.SecretsManager(client("http://127.0.0.1:1"), ARN, FakeClock().deadline())
         with pytest.raises(errors.SecretsManagerError, match="ParamValidationError") as caught:
             secrets.put_secret_value("v" * 32, b"marker-value", "marker")  # type: ignore[arg-type]
         assert "marker" not in everything_in(caught.value)
 
     def test_say_that_nobody_answered(self) -> None:
         with pytest.raises(errors.SecretsManagerError, match=r"no answer.*EndpointConnectionError") as caught:
-            adapter.SecretsManager(client("http://127.0.0.1:1"), ARN).describe_secret()
+            adapter.SecretsManager(client("http://127.0.0.1:1"), ARN, FakeClock().deadline()).describe_secret()
         assert "443" in caught.value.hint
 
     def test_tell_a_missing_secret_from_a_missing_version(self, secrets_manager: SecretsManagerServer) -> None:
         with pytest.raises(errors.SecretNotFoundError):
-            adapter.SecretsManager(secrets_manager.client(), ARN).describe_secret()
+            adapter.SecretsManager(secrets_manager.client(), ARN, FakeClock().deadline()).describe_secret()
 
     def test_tell_a_deleted_secret(self, make_secret: Callable[[object], Secret]) -> None:
         secret = make_secret("first")
         version = secret.labels["AWSCURRENT"]
         secret.server.client().delete_secret(SecretId=secret.arn)
-        secrets = adapter.SecretsManager(secret.server.client(), secret.arn)
+        secrets = adapter.SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline())
         assert secrets.describe_secret().deleted
         with pytest.raises(errors.SecretDeletedError):
             secrets.get_secret_value(version)
@@ -204,7 +206,9 @@ class TestFailures:
         client = secrets_manager.client()
         created = client.create_secret(Name=f"test/{uuid4()}", SecretBinary=b"binary")
         with pytest.raises(errors.InvalidSecretError, match="SecretBinary"):
-            adapter.SecretsManager(client, created["ARN"]).get_secret_value(created["VersionId"])
+            adapter.SecretsManager(client, created["ARN"], FakeClock().deadline()).get_secret_value(
+                created["VersionId"]
+            )
 
 
 class TestPutSecretValue:

@@ -29,6 +29,7 @@ ORDER = [
     "rotation",
     "strategies",
     "steps",
+    "clients",
     "secrets_manager",
     "rds",
     "superuser",
@@ -55,13 +56,12 @@ WINGS = ["postgres", "preflight"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
 OUTSIDE = {  # what a module may import that is neither Python's nor the house's; all others: nothing
+    "clients": {"botocore", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
     "secrets_manager": BOTOCORE_ERRORS | {"mypy_boto3_secretsmanager"},
     "postgres.login": {"psycopg2"},
     "postgres.session": {"psycopg2"},
     "rds": BOTOCORE_ERRORS | {"mypy_boto3_rds"},
-    "preflight.run": {"mypy_boto3_secretsmanager", "mypy_boto3_rds"},
-    "preflight.__main__": {"boto3", "botocore"},
-    "handler": {"aws_lambda_powertools", "boto3", "botocore", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
+    "handler": {"aws_lambda_powertools"},
 }
 FILES = sorted(FOLDER.rglob("*.py"))
 
@@ -225,7 +225,8 @@ def test_lets_in_no_more_of_the_outside_world_than_its_place_allows(module: str)
     ("package", "doors"),
     [
         ("psycopg2", {"postgres.login", "postgres.session"}),
-        ("boto3", {"handler", "preflight.__main__"}),
+        ("botocore", {"clients", "secrets_manager", "rds"}),
+        ("boto3", set()),
         ("aws_lambda_powertools", {"handler"}),
         ("local", set()),
         ("tests", set()),

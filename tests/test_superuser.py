@@ -20,7 +20,7 @@ from rotation_lambda.staging import StagingLabel
 from rotation_lambda.superuser import Superusers
 from tests.test_rds import ARN as RDS_ARN
 from tests.test_rds import DOMAIN, Subject, cluster, described, instance
-from tests.worlds.fakes import FakeRds, FakeSecretsManager
+from tests.worlds.fakes import FakeClock, FakeRds, FakeSecretsManager
 from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class TestAnotherServer:
 def subject(request: pytest.FixtureRequest) -> Subject:
     """Know what test_rds's contract knows, and `alone`, which belongs to nobody."""
     if request.param == "real":
-        return Rds(request.getfixturevalue("rds"))
+        return Rds(request.getfixturevalue("rds"), FakeClock().deadline())
     chain = [instance("one"), instance("two", of="one"), instance("three", of="two")]
     clusters = [cluster("clu"), instance("clu-1", cluster="clu"), cluster("clu2", of=f"{RDS_ARN}:cluster:clu")]
     return FakeRds([*chain, *clusters])
@@ -479,12 +479,14 @@ class TestOnTheEmulator:
     def test_finds_the_superuser_of_a_managed_secret(
         self, tag: str, name: str, ours: str, secrets_manager: SecretsManagerServer, rds: RDSClient
     ) -> None:
-        servers = Rds(rds)
+        servers = Rds(rds, FakeClock().deadline())
         server = described(servers.describe_db_instances(name) or servers.describe_db_clusters(name))
         client = secrets_manager.client()
         arn = secrets_manager.create_secret(f"rds!{name}", MANAGED)
         client.tag_resource(SecretId=arn, Tags=[{"Key": tag, "Value": server.arn}])
-        superusers = Superusers(partial(SecretsManager, client), lambda: servers, SslMode.VERIFY_FULL)
+        superusers = Superusers(
+            partial(SecretsManager, client, deadline=FakeClock().deadline()), lambda: servers, SslMode.VERIFY_FULL
+        )
         secret = Credential(host_of(servers, ours), 5432, "shop", "app", "old", masterarn=arn)
         assert superusers.of(secret).address == server.endpoints[0]
 
@@ -494,6 +496,8 @@ class TestOnTheEmulator:
         client = secrets_manager.client()
         arn = make_secret({"host": "db.example", **MANAGED}).arn
         client.delete_secret(SecretId=arn)
-        superusers = Superusers(partial(SecretsManager, client), lambda: Rds(client), SslMode.VERIFY_FULL)
+        superusers = Superusers(
+            partial(SecretsManager, client, deadline=FakeClock().deadline()), pytest.fail, SslMode.VERIFY_FULL
+        )
         with pytest.raises(errors.SecretDeletedError, match=f"The superuser's secret, {arn}: .*deletion"):
             superusers.of(Credential("db.example", 5432, "shop", "app", "old", masterarn=arn))

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import json
-from contextlib import closing, contextmanager
+import socket
+import time
+from collections.abc import Callable
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from secrets import randbelow
-from threading import Thread
+from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import botocore.session
 from botocore.config import Config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, MotoRequestHandler, create_backend_app
-from werkzeug.serving import make_server
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
 REGION = "us-east-1"
+WRITES = frozenset({"PutSecretValue", "UpdateSecretVersionStage"})
+"""The calls of a rotation that count against the quota of writes (AWS: Secrets Manager quotas)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,16 +82,46 @@ class SecretsManagerServer:
         return arn
 
 
+Refuse = Callable[[str], "tuple[int, str] | None"]
+"""Tells with which status and error code an operation fails; None lets it pass."""
+
+
+@dataclass(slots=True)
+class Quota:
+    """Lets so many writes a second pass and throttles the others, as Secrets Manager does for an account."""
+
+    per_second: float
+    clock: Callable[[], float] = time.monotonic
+    throttled: int = 0
+    _free_at: float = field(default=0.0, init=False)
+    _lock: Lock = field(default_factory=Lock, init=False, repr=False)
+
+    def __call__(self, operation: str) -> tuple[int, str] | None:
+        """Answer a write that comes too soon after the last one with ThrottlingException."""
+        if operation not in WRITES:
+            return None
+        with self._lock:
+            now = self.clock()
+            if now < self._free_at:
+                self.throttled += 1
+                return 400, "ThrottlingException"
+            self._free_at = now + 1 / self.per_second
+        return None
+
+
 @contextmanager
-def run_secrets_manager(*, bind: str = "127.0.0.1", port: int = 0) -> Iterator[SecretsManagerServer]:
+def run_secrets_manager(
+    *, bind: str = "127.0.0.1", port: int = 0, refuse: Refuse = lambda _: None
+) -> Iterator[SecretsManagerServer]:
     """Serve an empty Secrets Manager on `bind` (port 0: a free one); afterwards nobody listens.
 
-    moto keeps one state for the whole process, so every server is an AWS account of its own in it, and never met again.
+    What `refuse` names fails before it is carried out. moto keeps one state for the whole process, so every server is
+    an AWS account of its own in it, and never met again.
     """
     account = f"{randbelow(10**12):012}"
     calls: list[str] = []
-    app = _Account(DomainDispatcherApplication(create_backend_app), account, calls)
-    listener = make_server(bind, port, app, threaded=True, request_handler=_QuietHandler)
+    app = _Account(DomainDispatcherApplication(create_backend_app), account, calls, refuse)
+    listener = _Listener((bind, port), app)
     thread = Thread(target=listener.serve_forever, args=(0.01,), name="secrets-manager", daemon=True)
     thread.start()
     try:
@@ -93,7 +129,7 @@ def run_secrets_manager(*, bind: str = "127.0.0.1", port: int = 0) -> Iterator[S
         server = SecretsManagerServer(port=listener.server_port, address=address, calls=calls)
         yield replace(server, function_arn=_stub_function(server))
     finally:
-        listener.shutdown()
+        listener.hang_up()
         thread.join()
 
 
@@ -104,15 +140,78 @@ class _Account:
     app: WSGIApplication
     account: str
     calls: list[str]
+    refuse: Refuse = lambda _: None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
         if service == "secretsmanager":
             self.calls.append(operation)
+            if refusal := self.refuse(operation):
+                status, code = refusal
+                start_response(f"{status} {code}", [("Content-Type", "application/x-amz-json-1.1")])
+                return [json.dumps({"__type": code, "message": "Rate exceeded"}).encode()]
         return self.app({**environ, "HTTP_X_MOTO_ACCOUNT_ID": self.account}, start_response)
 
 
-class _QuietHandler(MotoRequestHandler):
+class _Listener(ThreadingHTTPServer):
+    """Serves the application to many at once."""
+
+    daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], app: WSGIApplication) -> None:
+        super().__init__(address, _Handler)
+        self.app = app
+        self.connections: set[socket.socket] = set()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Note who is connected."""
+        connection, address = super().get_request()
+        self.connections.add(connection)
+        return connection, address
+
+    def close_request(self, request: Any) -> None:  # noqa: ANN401 - a socket
+        """Note who is no longer connected."""
+        self.connections.discard(request)
+        super().close_request(request)
+
+    def hang_up(self) -> None:
+        """Listen no more, and end every connection."""
+        self.shutdown()
+        self.server_close()
+        for connection in list(self.connections):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    """Hands requests to the application, and keeps the connection open between them, as AWS does."""
+
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    wbufsize = -1  # an answer goes out in one piece
+    server: _Listener
+
+    def handle(self) -> None:
+        """Answer until the other side hangs up, in whatever way."""
+        with suppress(ConnectionError):
+            super().handle()
+
+    def _answer(self) -> None:
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        url, asked = f"http://{self.headers['Host']}", list(self.headers.items())
+        request = EnvironBuilder(self.path, url, method=self.command, headers=asked, data=body)
+        parts, status, headers = run_wsgi_app(self.server.app, request.get_environ())
+        answer = b"".join(parts)
+        self.send_response(int(status.split()[0]))
+        for name, value in headers:
+            if name.lower() != "content-length":
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - http.server asks for these names
+
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Say nothing: the standard error belongs to whoever runs this server."""
 

@@ -71,11 +71,8 @@ def run_worker(environment: Mapping[str, str], log: int | IO[str] = subprocess.D
 def serve() -> None:
     """Fork for every event on standard input: tell the child's process id, and then how it ended."""
     words, sys.stdout = sys.stdout, sys.stderr  # where the function logs is found out when it is loaded
-    import boto3  # noqa: PLC0415 - once, for all children
+    from rotation_lambda.handler import lambda_handler  # noqa: PLC0415 - once, for all children
 
-    from rotation_lambda.handler import lambda_handler  # noqa: PLC0415
-
-    boto3.client("secretsmanager")
     context: Any = SimpleNamespace(
         function_name="rotation",
         memory_limit_in_mb=256,

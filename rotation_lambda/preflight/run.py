@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
+from rotation_lambda import clients
 from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
 from rotation_lambda.errors import ConfigurationError
 from rotation_lambda.postgres import Postgres
@@ -20,10 +19,7 @@ from rotation_lambda.strategies import KINDS
 from rotation_lambda.superuser import Superusers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
-    from mypy_boto3_rds import RDSClient
-    from mypy_boto3_secretsmanager import SecretsManagerClient
+    from collections.abc import Iterator, Mapping
 
 CHECKS = (
     "timeout",
@@ -36,17 +32,8 @@ CHECKS = (
 _AT_LEISURE_S = 120.0  # where no Lambda timeout sets an end
 
 
-@dataclass(frozen=True, slots=True)
-class Clients:
-    """How to make boto3's clients, none of whose calls outlasts a deadline."""
-
-    secrets_manager: Callable[[Deadline], SecretsManagerClient]
-    rds: Callable[[Deadline], RDSClient]
-
-
 def run(
     secret_id: str,
-    clients: Clients,
     environment: Mapping[str, str],
     *,
     seconds: float | None = None,
@@ -63,7 +50,7 @@ def run(
         finding.check: finding
         for finding in (
             _timeout(seconds),
-            *_walk(secret_id, clients, environment, deadline, function_arn),
+            *_walk(secret_id, environment, deadline, function_arn),
         )
     }
     findings = tuple(found.get(check, _not_reached(check)) for check in CHECKS)
@@ -72,7 +59,6 @@ def run(
 
 def _walk(
     secret_id: str,
-    clients: Clients,
     environment: Mapping[str, str],
     deadline: Deadline,
     function_arn: str | None,
@@ -80,12 +66,13 @@ def _walk(
     try:
         settings = Settings.from_environment(environment)
         postgres = Postgres(settings.sslmode, settings.sslrootcert, deadline)
+        client = clients.secrets_manager()
     except ConfigurationError as error:
         yield Finding.failure("environment", error)
         return
     yield Finding("environment", Status.OK, f"strategy {settings.strategy}, PGSSLMODE {settings.sslmode}")
-    client = clients.secrets_manager(deadline)
-    versions = yield from secret.check_secret(SecretsManager(client, secret_id), settings, function_arn)
+    keeper = SecretsManager(client, secret_id, deadline)
+    versions = yield from secret.check_secret(keeper, settings, function_arn)
     current = versions and versions.credential(StagingLabel.CURRENT)
     if not (versions and current):
         return
@@ -94,7 +81,9 @@ def _walk(
         for check in superuser.CHECKS:
             yield Finding(check, Status.NOT_REACHED, "not asked for by the strategy single-user")
     elif accepted or (accepted is False and versions.strategy is Strategy.SUPERUSER):
-        superusers = Superusers(partial(SecretsManager, client), lambda: Rds(clients.rds(deadline)), settings.sslmode)
+        superusers = Superusers(
+            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
+        )
         user = KINDS[versions.strategy].next_user(current)
         yield from superuser.check_superuser(postgres, superusers, current, user, proved=accepted)
 

@@ -16,7 +16,6 @@ from http.client import HTTPConnection
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-import boto3
 import pytest
 from psycopg2 import sql
 
@@ -145,7 +144,6 @@ def granted(
     def grant(stack: Stack, without: str = "") -> Iterator[None]:
         account = Account(secrets_manager)
         with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
-            patch.setattr(boto3, "DEFAULT_SESSION", None)  # it remembers the credentials that it was made with
             variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
             for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
                 patch.setenv(name, str(variables[name]))

@@ -14,7 +14,7 @@ from psycopg2 import sql
 
 from local.servers.postgres import run_postgres
 from local.servers.proxy import Cut, Passage, Stall, cut_at, delay, run_proxy
-from rotation_lambda import errors, handler
+from rotation_lambda import clients, errors
 from rotation_lambda.credential import SslMode
 from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.postgres import Postgres
@@ -25,7 +25,7 @@ from tests.worlds.clocks import Clock
 from tests.worlds.crashes import FASTEST, World, world_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from local.servers.postgres import PostgresServer
     from local.servers.proxy import Direction, Proxy
@@ -161,28 +161,36 @@ class TestNobodyThere:
 
 
 class TestSecretsManagerConnection:
-    """The client is the handler's own."""
+    """The client is the function's own."""
 
-    def client(self, monkeypatch: pytest.MonkeyPatch, keeper: SecretsManagerServer, port: int, clock: Clock) -> Any:  # noqa: ANN401 - boto3 makes it
-        environment = {"AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{port}"}
-        for name, value in {**keeper.environment, **environment}.items():
-            monkeypatch.setenv(name, value)
-        return handler._client(Deadline(30, clock.now, clock.sleep))
+    @pytest.fixture
+    def reach(
+        self, keeper: SecretsManagerServer, line: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[int, Clock], SecretsManager]:
+        """Reach the world's secret by a proxy, within thirty seconds of the clock."""
+
+        def to(port: int, clock: Clock) -> SecretsManager:
+            environment = {"AWS_ENDPOINT_URL_SECRETS_MANAGER": f"http://127.0.0.1:{port}"}
+            for name, value in {**keeper.environment, **environment}.items():
+                monkeypatch.setenv(name, value)
+            return SecretsManager(clients.secrets_manager(), line.world.arn, Deadline(30, clock.now, clock.sleep))
+
+        return to
 
     def test_reset_once_is_tried_again(
-        self, keeper: SecretsManagerServer, line: Line, monkeypatch: pytest.MonkeyPatch
+        self, keeper: SecretsManagerServer, line: Line, reach: Callable[[int, Clock], SecretsManager]
     ) -> None:
         def rule(passage: Passage) -> None:
             if passage.connection == 1:
                 raise Cut(len(passage.data) // 2)
 
         with run_proxy("127.0.0.1", keeper.port, rule) as proxy:
-            client = self.client(monkeypatch, keeper, proxy.port, Clock())
-            assert SecretsManager(client, line.world.arn).describe_secret().current == line.world.labels["AWSCURRENT"]
-            assert proxy.connections > 1
+            versions = reach(proxy.port, Clock()).describe_secret()
+            assert versions.current == line.world.labels["AWSCURRENT"]
+            assert proxy.connections == 2
 
     def test_so_slow_that_time_is_up_is_told_before_the_deadline(
-        self, keeper: SecretsManagerServer, line: Line, monkeypatch: pytest.MonkeyPatch
+        self, keeper: SecretsManagerServer, reach: Callable[[int, Clock], SecretsManager]
     ) -> None:
         clock = Clock()
 
@@ -191,18 +199,22 @@ class TestSecretsManagerConnection:
             raise Cut
 
         with run_proxy("127.0.0.1", keeper.port, rule) as proxy:
-            client = self.client(monkeypatch, keeper, proxy.port, clock)
+            secrets = reach(proxy.port, clock)
+            with pytest.raises(errors.SecretsManagerError, match="DescribeSecret got no answer"):
+                secrets.describe_secret()
+            assert clock.slept < 25
+            connections = proxy.connections
             with pytest.raises(errors.SecretsManagerError, match="so slow that the function's time is up"):
-                SecretsManager(client, line.world.arn).describe_secret()
-        assert clock.slept == 24
+                secrets.describe_secret()
+            assert proxy.connections == connections == 2
 
     def test_cut_for_good_names_the_call_and_the_way_there(
-        self, keeper: SecretsManagerServer, line: Line, monkeypatch: pytest.MonkeyPatch
+        self, keeper: SecretsManagerServer, reach: Callable[[int, Clock], SecretsManager]
     ) -> None:
         with run_proxy("127.0.0.1", keeper.port, cut_at("answer", 20)) as proxy:
-            client = self.client(monkeypatch, keeper, proxy.port, Clock())
             with pytest.raises(errors.SecretsManagerError, match="DescribeSecret got no answer") as caught:
-                SecretsManager(client, line.world.arn).describe_secret()
+                reach(proxy.port, Clock()).describe_secret()
+            assert proxy.connections == clients.READS
         assert "interface endpoint" in caught.value.hint
 
 

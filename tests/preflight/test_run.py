@@ -32,7 +32,7 @@ from rotation_lambda.preflight.secret import Versions
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import StagingLabel
-from tests.worlds.fakes import FakeSuperusers
+from tests.worlds.fakes import FakeClock, FakeSuperusers
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -107,9 +107,9 @@ class TestCommand:
     def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             monkeypatch.delenv(name)
-        with pytest.raises(SystemExit):
-            main(["name"])
-        assert "region" in capsys.readouterr().err
+        assert main(["name"]) == 2
+        [failed] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed ")]
+        assert re.match(r"failed +environment +No client for secretsmanager .* region", failed)
 
 
 class TestInLambda:
@@ -131,11 +131,16 @@ class TestInLambda:
 
     @pytest.mark.parametrize(("seconds", "status"), [(24.0, "failed"), (25.0, "ok"), (60.0, "ok")])
     def test_knows_the_shortest_timeout(
-        self, seconds: float, status: str, secret: Secret, postgres: PostgresServer
+        self,
+        seconds: float,
+        status: str,
+        secret: Secret,
+        postgres: PostgresServer,
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
-        environment = {"PGSSLROOTCERT": str(postgres.ca_file)}
-        clients = preflight.Clients(lambda _: secret.server.client(), lambda _: secret.server.client("rds"))
-        report = preflight.run(secret.arn, clients, environment, seconds=seconds)
+        for name, value in secret.server.environment.items():
+            monkeypatch.setenv(name, value)
+        report = preflight.run(secret.arn, {"PGSSLROOTCERT": str(postgres.ca_file)}, seconds=seconds)
         findings = by_check(report.findings)
         assert findings["timeout"].status == status
         assert findings["login AWSCURRENT"].status == "ok"
@@ -171,7 +176,7 @@ class Denying(SecretsManager):
 
 class TestSecret:
     def look(self, secret: Secret, **trouble: errors.RotationError) -> dict[str, Finding]:
-        keeper = Denying(secret.server.client(), secret.arn, trouble)
+        keeper = Denying(secret.server.client(), secret.arn, FakeClock().deadline(), trouble)
         return by_check(secret_checks.check_secret(keeper, SETTINGS, secret.server.function_arn))
 
     @pytest.mark.parametrize(
@@ -199,7 +204,9 @@ class TestSecret:
         client = secret.server.client(retries={"total_max_attempts": 1})
         client.meta.events.register("before-send", lambda request, **_: setattr(request, "url", url))
         meta = SimpleNamespace(endpoint_url=url)
-        keeper = SecretsManager(cast("Any", SimpleNamespace(meta=meta, describe_secret=client.describe_secret)), "x")
+        keeper = SecretsManager(
+            cast("Any", SimpleNamespace(meta=meta, describe_secret=client.describe_secret)), "x", FakeClock().deadline()
+        )
         findings = by_check(secret_checks.check_secret(keeper, SETTINGS, None))
         assert findings["Secrets Manager"].code == "secrets-manager-failed"
         assert seen in findings["Secrets Manager"].seen
@@ -215,7 +222,7 @@ class TestSecret:
 
     def test_says_that_the_rotation_goes_to_another_function(self, secret: Secret) -> None:
         rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
-        keeper = SecretsManager(secret.server.client(), secret.arn)
+        keeper = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline())
         other = secret.server.function_arn.replace("function:rotation", "function:other")
         for ours, status in ((other, "warning"), (f"{secret.server.function_arn}:live", "ok"), (None, "ok")):
             findings = by_check(secret_checks.check_secret(keeper, SETTINGS, ours))
@@ -223,7 +230,7 @@ class TestSecret:
 
     def test_says_that_a_rotation_is_overdue(self, secret: Secret) -> None:
         rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
-        description = SecretsManager(secret.server.client(), secret.arn).describe()
+        description = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline()).describe()
         late = replace(description, next_rotation=NOW - timedelta(1))
         assert secret_checks._rotation(late, None).status == "warning"
         unscheduled = replace(description, next_rotation=None, schedule=None, last_rotated=None)
@@ -238,7 +245,9 @@ class TestSecret:
         client = secret.server.client()
         name = f"{secret.arn.rpartition(':')[2]}-empty"
         arn = client.create_secret(Name=name)["ARN"]
-        findings = by_check(secret_checks.check_secret(SecretsManager(client, arn), SETTINGS, None))
+        findings = by_check(
+            secret_checks.check_secret(SecretsManager(client, arn, FakeClock().deadline()), SETTINGS, None)
+        )
         assert findings["labels"].code == "missing-version"
         assert "secret" not in findings
 

@@ -17,6 +17,7 @@ from rotation_lambda import errors, steps
 from rotation_lambda.rds import Rds, Server
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from tests.worlds.clocks import Clock, wait_until
+from tests.worlds.fakes import FakeClock
 from tests.worlds.scenes import Scene, assemble, lets_in, set_scene
 
 if TYPE_CHECKING:
@@ -112,6 +113,7 @@ def pair(set_scene: Callable[..., Scene], servers: tuple[PostgresServer, Postgre
     scene.put({**scene.secret.document(), "host": reader[0], "port": reader[1]})
     word = Word(
         None,  # type: ignore[arg-type]
+        FakeClock().deadline(),
         {
             "writer": Server("writer", "arn:writer", [writer]),
             "reader": Server("reader", "arn:reader", [reader], sources=frozenset({"writer"})),

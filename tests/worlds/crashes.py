@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import os
 import random
 import re
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
 from uuid import uuid4
 
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
     from local.servers.postgres import PostgresServer
-    from local.servers.secrets_manager import SecretsManagerServer
+    from local.servers.secrets_manager import Refuse, SecretsManagerServer
     from rotation_lambda.deadline import Deadline
 
 _Answer = TypeVar("_Answer")
@@ -129,11 +130,13 @@ class WatchedSecretsManager(SecretsManager):
     effects: Effects
     world: World
 
-    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer]) -> _Answer:
+    def _ask(
+        self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False
+    ) -> _Answer:
         if operation == "PutSecretValue":
-            return super()._ask(operation, version, call)
+            return super()._ask(operation, version, call, patient=patient)
         with self.effects.one(operation):
-            return super()._ask(operation, version, call)
+            return super()._ask(operation, version, call, patient=patient)
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
         """Refuse a second value, as AWS does: moto overwrites that of a version with AWSPENDING."""
@@ -185,12 +188,19 @@ class _Body(io.BytesIO):
         yield self.read()
 
 
-def make_client(keeper: SecretsManagerServer, arn: str, *, over_http: bool) -> Any:  # noqa: ANN401 - boto3 makes it
+def make_client(
+    keeper: SecretsManagerServer,
+    arn: str,
+    *,
+    over_http: bool,
+    refuse: Refuse = lambda _: None,
+    **config: Any,  # noqa: ANN401 - botocore's own
+) -> Any:  # noqa: ANN401 - boto3 makes it
     """Make a client of the emulator: over HTTP, or, in a fraction of the time, of the application behind its server."""
     if over_http:
-        return keeper.client()
-    client = keeper.client(signature_version=UNSIGNED, user_agent="tests")
-    app = _Account(create_backend_app("secretsmanager"), arn.split(":")[4], [])
+        return keeper.client(**config)
+    client = keeper.client(signature_version=UNSIGNED, user_agent="tests", **config)
+    app = _Account(create_backend_app("secretsmanager"), arn.split(":")[4], [], refuse)
 
     def ask(request: AWSPreparedRequest, **_: object) -> AWSResponse:
         headers = [
@@ -399,12 +409,13 @@ class World:
     def _invoke(self, event: RotationEvent, effects: Effects) -> None:
         """Do as the handler does, with adapters that are watched."""
         deadline = self.deadline()
-        keeper = WatchedSecretsManager(self.client, event.secret_id, effects, self)
+        ample = replace(deadline, end=math.inf)  # no call to Secrets Manager is slow here
+        keeper = WatchedSecretsManager(self.client, event.secret_id, ample, effects, self)
         versions = keeper.describe_secret()
         versions.check(event.client_request_token, event.step)
         database = WatchedPostgres(SslMode.DISABLE, SHIPPED_BUNDLE, deadline, effects=effects)
         superusers = Superusers(
-            lambda arn: WatchedSecretsManager(self.client, arn, effects, self),
+            lambda arn: WatchedSecretsManager(self.client, arn, ample, effects, self),
             lambda: pytest.fail("No call to RDS is due here."),
             SslMode.DISABLE,
         )

@@ -163,14 +163,14 @@ def assemble(
     client = scene.secret.server.client()
     sslmode = SslMode.VERIFY_FULL if scene.server.ca_file else SslMode.DISABLE
     deadline = deadline or Deadline(time.monotonic() + 60)
-    versions = SecretsManager(client, scene.secret.arn).describe_secret()
+    versions = SecretsManager(client, scene.secret.arn, deadline).describe_secret()
     return Rotation(
         token,
         versions,
-        Watched(client, scene.secret.arn, before),
+        Watched(client, scene.secret.arn, deadline, before),
         Postgres(sslmode, str(scene.server.ca_file or SHIPPED_BUNDLE), deadline, look_up),
         deadline,
-        Superusers(lambda arn: SecretsManager(client, arn), open_rds, sslmode),
+        Superusers(lambda arn: SecretsManager(client, arn, deadline), open_rds, sslmode),
         strategy,
     )
 

@@ -1,0 +1,106 @@
+"""Calls to AWS: clients that live as long as the process, and the one loop that repeats what may still succeed."""
+
+from __future__ import annotations
+
+import logging
+import os
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import botocore.session
+from botocore.config import Config
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import ConnectionError as NoConnectionError
+
+from rotation_lambda.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mypy_boto3_rds import RDSClient
+    from mypy_boto3_secretsmanager import SecretsManagerClient
+
+    from rotation_lambda.deadline import Deadline
+
+logger = logging.getLogger(__name__)
+
+CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
+CALL_S = CONNECT_TIMEOUT_S + READ_TIMEOUT_S
+"""What a call may take; none begins with less time left."""
+
+READS = 4
+"""How often a call that changes nothing is tried."""
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+_THROTTLED = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown")
+_Answer = TypeVar("_Answer")
+
+# One attempt: botocore's own pauses know no deadline, and what one invocation uses up of its retry quota would be
+# missing in the next, since the client is kept.
+_CONFIG = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S, retries={"total_max_attempts": 1})
+
+
+def secrets_manager() -> SecretsManagerClient:
+    """Return the process's client of Secrets Manager; ConfigurationError where none can be made."""
+    client: SecretsManagerClient = _client("secretsmanager")
+    return client
+
+
+def rds() -> RDSClient:
+    """Return the process's client of RDS; ConfigurationError where none can be made."""
+    client: RDSClient = _client("rds")
+    return client
+
+
+def repeat(call: Callable[[], _Answer], deadline: Deadline, *, patient: bool = False) -> _Answer:
+    """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
+
+    A `patient` call is tried until the deadline, another READS times. Raises what the last try raised, or TimeoutError
+    where not even a first one has the time it may need.
+    """
+    if deadline.left() < CALL_S:
+        raise TimeoutError
+    tries, pause = 0, _FIRST_PAUSE_S
+    while True:
+        tries += 1
+        try:
+            return call()
+        except (ClientError, BotoCoreError) as error:
+            if not _may_pass(error) or (tries == READS and not patient) or not deadline.pause(pause, CALL_S):
+                raise
+            logger.warning("AWS: %s. The call is repeated; %.0f seconds are left.", code_of(error), deadline.left())
+        pause = min(2 * pause, _LONGEST_PAUSE_S)
+
+
+def code_of(error: ClientError | BotoCoreError) -> str:
+    """Return the service's code of the error, or botocore's name of what happened on the way."""
+    if isinstance(error, ClientError):
+        return error.response.get("Error", {}).get("Code", "")
+    return type(error).__name__
+
+
+def is_throttled(code: str) -> bool:
+    """Tell whether that is a service's code for too many calls at once."""
+    return code.startswith(_THROTTLED)
+
+
+def _may_pass(error: ClientError | BotoCoreError) -> bool:
+    if isinstance(error, ClientError):
+        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+        return status >= 500 or is_throttled(code_of(error))  # noqa: PLR2004
+    return isinstance(error, (NoConnectionError, HTTPClientError))
+
+
+def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes
+    """Return the client for the environment as it is now: its region, endpoints, profile and credentials."""
+    environment = frozenset((name, value) for name, value in os.environ.items() if name.startswith("AWS_"))
+    try:
+        return _make(service, environment)
+    except (BotoCoreError, ValueError) as error:
+        what = f"No client for {service} can be made: {error}"
+    raise ConfigurationError(what, hint="Correct the environment: AWS_REGION, and AWS_ENDPOINT_URL_… if it is set.")
+
+
+@lru_cache(maxsize=8)
+def _make(service: str, _environment: frozenset[tuple[str, str]]) -> Any:  # noqa: ANN401
+    return botocore.session.get_session().create_client(service, config=_CONFIG)
