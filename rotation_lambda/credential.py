@@ -2,16 +2,18 @@
 
 import ipaddress
 import json
-import math
 import re
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
 from types import MappingProxyType
-from typing import Any, NoReturn, Self
+from typing import Any, Self
 
+from rotation_lambda.copies import Copies, Kind, Login, renew, show
 from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
+from rotation_lambda.secret_text import read_object
 
 MAX_SECRET_BYTES = 65536  # AWS: «Secrets Manager quotas», secret value size
 CLONE = "_clone"
@@ -21,6 +23,7 @@ _MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): an
 _DEFAULT_PORT = 5432
 _ENGINES = ("postgres", "aurora-postgresql")
 _KEYS = {"tls_server_name": "tlsServerName", "rotation_host": "rotationHost", "rotation_port": "rotationPort"}
+_REQUIRED, _AS_IT_IS = {"host", "username", "password"}, {"username", "password", "dbname"}
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
@@ -40,7 +43,8 @@ class Credential:
     """A login to one database: where, as whom, with which password, over which TLS.
 
     `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
-    function's PGSSLMODE, `sslmode` is None.
+    function's PGSSLMODE, `sslmode` is None. `text` is the secret's JSON that it was read from; in it, what stands at
+    the paths of `stale_copies` is left as it is when the password changes.
     """
 
     host: str
@@ -54,7 +58,8 @@ class Credential:
     rotation_port: int | None = None
     masterarn: str | None = None
     usernames: tuple[str, str] | None = None
-    document: Mapping[str, object] = field(default_factory=dict, repr=False, compare=False)
+    stale_copies: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    text: str = field(default="", repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str, defaults: Mapping[str, object] = MappingProxyType({})) -> Self:
@@ -63,16 +68,15 @@ class Credential:
         `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names the key and never quotes a
         value of the secret's.
         """
-        keys = _Keys({**defaults, **_read_object(text)})
+        keys = _Keys({**defaults, **_tidy(read_object(text))})
         keys.check_engine()
-        values = {name: read() for name, read in keys.readers().items()}
-        return cls(**values, document=MappingProxyType(keys.document))
+        return cls(**{name: read() for name, read in keys.readers().items()}, text=text)
 
     @staticmethod
     def faults(text: str) -> list[InvalidSecretError]:
         """Return all that is wrong with the JSON of a secret, where parse() would raise the first of it."""
         try:
-            keys = _Keys(_read_object(text))
+            keys = _Keys(_tidy(read_object(text)))
         except InvalidSecretError as error:
             return [error]
         found = []
@@ -114,24 +118,43 @@ class Credential:
         return self.usernames or (self.original, self.original + CLONE)
 
     def with_password(self, password: str, username: str | None = None) -> Self:
-        """Return the same login with another password (and user); every other key stays, in its order."""
-        username = username or self.username
-        document = MappingProxyType({**self.document, "username": username, "password": password})
-        return replace(self, username=username, password=password, document=document)
+        """Return the same login with another password (and user); what the secret's text becomes, renewed() says."""
+        return replace(self, username=username or self.username, password=password)
 
     def at(self, server: "Credential") -> Self:
         """Return the same login on the server, and over the TLS, of another credential."""
         names = ("host", "port", "sslmode", "tls_server_name", "rotation_host", "rotation_port")
         return replace(self, **{name: getattr(server, name) for name in names})
 
-    def to_json(self) -> str:
-        """Return the document as Secrets Manager stores it; InvalidSecretError where it has grown too large."""
-        text = json.dumps(dict(self.document), ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-        if (size := len(text.encode())) > MAX_SECRET_BYTES:
+    def copies(self, old: Self | None = None) -> Copies:
+        """Return the secret's text with this login in place of its own, or an `old` one, and where that stood."""
+        login = Login(old.username, old.password) if old else None
+        return renew(self.text, Login(self.username, self.password), self.stale_copies, login)
+
+    def renewed(self) -> Copies:
+        """Return the secret's text, with this login in place of its own, as it can be stored.
+
+        Raises InvalidSecretError where a copy of the password would go stale, or the text has grown too large.
+        """
+        copies = self.copies()
+        if unknown := copies.paths(Kind.UNKNOWN):
+            raise InvalidSecretError(
+                f"AWSCURRENT's password also stands in {unknown}, in a form that is not renewed. Nothing was stored.",
+                hint="Write it there in a form of docs/secret-format.md, `Copies of the password`, or remove it. To "
+                "leave it as it is, add its path to `allowStaleCopies`, a list in the secret.",
+            )
+        if (size := len(copies.text.encode())) > MAX_SECRET_BYTES:
             raise InvalidSecretError(
                 f"With the new password the secret has {size} bytes; {MAX_SECRET_BYTES} is the most."
             )
-        return text
+        return copies
+
+    def other_keys_differing(self, pending: "Credential") -> list[str]:
+        """Return the keys in which AWSPENDING is not what createSecret would make of this secret, as it is now."""
+        made = json.loads(self.with_password(pending.password, pending.username).copies().text)
+        stored = json.loads(pending.text)
+        different = [key for key in made | stored if (key in made, made.get(key)) != (key in stored, stored.get(key))]
+        return [show((key,), self.password, pending.password) for key in different]
 
     def check_same_login(self, current: "Credential", version: str) -> None:
         """Return when AWSPENDING logs in where and as AWSCURRENT does; otherwise raise CredentialMismatchError.
@@ -139,7 +162,7 @@ class Credential:
         Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
         password is changed (AWS: «Lambda rotation functions», set_secret).
         """
-        names = [name.name for name in fields(self) if name.name not in {"password", "document"}]
+        names = [name.name for name in fields(self) if name.compare and name.name != "password"]
         different = [_KEYS.get(name, name) for name in names if getattr(self, name) != getattr(current, name)]
         if different:
             raise CredentialMismatchError(
@@ -167,6 +190,7 @@ class _Keys:
             "rotation_port": lambda: self.port("rotationPort"),
             "masterarn": lambda: self.text("masterarn", default="") or None,
             "usernames": self.usernames,
+            "stale_copies": self.stale_copies,
         }
 
     def text(self, key: str, *, default: str | None = None) -> str:
@@ -191,15 +215,30 @@ class _Keys:
 
     def usernames(self) -> tuple[str, str] | None:
         """Read the names of two alternating users, one of which has to be the `username`."""
-        if "usernames" not in self.document:
+        names = self.array("usernames")
+        if names is None:
             return None
-        names = self.document["usernames"]
         if not (isinstance(names, list) and len(names) == 2 and names[0] != names[1]):  # noqa: PLR2004
             raise InvalidSecretError("`usernames` is not a list of two different users.")
         first, second = (_Keys({"usernames": name}).name("usernames") for name in names)
         if self.document.get("username") not in names:
             raise InvalidSecretError("`username` is neither of the two in `usernames`.")
         return first, second
+
+    def stale_copies(self) -> tuple[str, ...]:
+        """Read the paths of what holds the password and is to be left as it is."""
+        paths = self.array("allowStaleCopies")
+        if not (paths is None or (isinstance(paths, list) and all(isinstance(path, str) for path in paths))):
+            raise InvalidSecretError("`allowStaleCopies` is not a list of paths.")
+        return tuple(paths or ())
+
+    def array(self, key: str) -> object:
+        """Return what should be an array, or the text of one: the console of Secrets Manager stores strings alone."""
+        value = self.document.get(key)
+        if isinstance(value, str):
+            with suppress(ValueError, RecursionError):
+                return json.loads(value)
+        return value
 
     def host(self, key: str, *, default: str | None = None) -> str:
         """One host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
@@ -217,6 +256,8 @@ class _Keys:
             return None
         if isinstance(value, str) and _PORT.fullmatch(value):
             value = int(value)
+        if isinstance(value, float) and value.is_integer():
+            value = int(value)
         if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:  # noqa: PLR2004
             return value
         raise InvalidSecretError(f"`{key}` is not a port: a number from 1 to 65535, as a number or a string of digits.")
@@ -230,6 +271,8 @@ class _Keys:
     def sslmode(self) -> SslMode | None:
         """Read `sslmode`, or else `ssl`, more strictly than AWS does: true or absent means no less than verify-full."""
         ssl = self.document.get("ssl", True)
+        if isinstance(ssl, str):
+            ssl = {"true": True, "false": False}.get(ssl.lower(), ssl)
         if not isinstance(ssl, bool):
             raise InvalidSecretError(
                 f"`ssl` is {json_type(ssl)}, not true or false.",
@@ -245,42 +288,16 @@ class _Keys:
         return SslMode(mode)
 
 
-def _read_object(text: str) -> dict[str, object]:
-    try:
-        document = json.loads(
-            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
-        )
-        json.dumps(document, ensure_ascii=False).encode()
-    except json.JSONDecodeError as error:
-        problem = f"is not JSON: line {error.lineno}, column {error.colno}"
-    except UnicodeEncodeError:
-        problem = "holds half of a surrogate pair, which is not a character"
-    except (ValueError, RecursionError):
-        problem = "holds a number or a nesting too large to read"
-    else:
-        if isinstance(document, dict):
-            return document
-        problem = f"is {json_type(document)}, not a JSON object"
-    # Raised here, not above: a JSONDecodeError holds the whole secret, and would go along as the cause.
-    raise InvalidSecretError(f"The secret {problem}.")
+def _tidy(document: dict[str, object]) -> dict[str, object]:
+    """Return the document as its author meant it: without optional keys that say nothing, and blanks around a value.
 
-
-def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    document = dict(pairs)
-    if len(document) < len(pairs):
-        raise InvalidSecretError("The secret has a key twice, so that nobody can tell which value counts.")
-    return document
-
-
-def _refuse_constant(constant: str) -> NoReturn:
-    raise InvalidSecretError(f"The secret holds {constant}, which JSON does not have (RFC 8259, section 6).")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError
-    return value
+    Blanks stay where PostgreSQL knows them, in names and passwords.
+    """
+    tidy = {
+        key: value.strip(" ") if isinstance(value, str) and key not in _AS_IT_IS else value
+        for key, value in document.items()
+    }
+    return {key: value for key, value in tidy.items() if key in _REQUIRED or value not in (None, "")}
 
 
 def _is_ipv6(text: str) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
+from rotation_lambda.copies import Kind
 from rotation_lambda.errors import MissingVersionError
 from rotation_lambda.rotation import read_credential
 from rotation_lambda.staging import StagingLabel
@@ -29,7 +30,8 @@ _PATIENCE = 3
 def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: str | None = None) -> None:
     """createSecret: afterwards the version has a value, AWSCURRENT's credential with a new password.
 
-    Under alternating users it is for the other user.
+    Under alternating users it is for the other user. Copies of the login in other keys are renewed with it; a copy that
+    cannot be renewed is an InvalidSecretError, before anything is stored.
 
     1. *current*, *set*, *created*: it has a value; nothing is done, for the database may know that password already.
     2. *empty*: a password is made and stored with the event's token, under AWSPENDING alone.
@@ -41,8 +43,12 @@ def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: st
         return
     current = _read_current(rotation)
     user = choose_strategy(rotation, current).next_user(current)
-    pending = current.with_password(secrets.get_random_password(policy), user)
-    if secrets.put_secret_value(token, pending.to_json(), rotation_token):
+    copies = current.with_password(secrets.get_random_password(policy), user).renewed()
+    for note in copies.notes(Kind.RENEWED, Kind.OLD_USER):
+        logger.info(note)
+    for note in copies.notes(Kind.OTHER_USER, Kind.ALLOWED, Kind.WORD):
+        logger.warning(note)
+    if secrets.put_secret_value(token, copies.text, rotation_token):
         logger.info("Stored a new password for %a under AWSPENDING.", user)
     else:
         secrets.get_secret_value(token)

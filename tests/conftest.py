@@ -16,6 +16,7 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import uuid4
 
+import hypothesis
 import psycopg2
 import pytest
 from psycopg2 import sql
@@ -68,6 +69,9 @@ def leave_out(sentence: str) -> None:
 def pytest_configure() -> None:
     """Let what the tests start be interrupted, even where the run itself was started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    slow = [hypothesis.HealthCheck.too_slow]  # a machine may be as slow as it likes
+    hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
+    hypothesis.settings.load_profile("any machine")
 
 
 def pytest_xdist_auto_num_workers() -> int:

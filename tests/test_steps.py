@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from rotation_lambda.event import Step
 from rotation_lambda.rotation import Rotation
 from rotation_lambda.settings import Settings, Strategy
 from rotation_lambda.staging import StagingLabel
+from tests.worlds import leaks
 from tests.worlds.fakes import FakeClock, FakeDatabase, FakeSecretsManager, FakeSuperusers
 
 if TYPE_CHECKING:
@@ -130,6 +132,35 @@ class TestCreateSecret:
         with pytest.raises(errors.InvalidSecretError, match=f"AWSCURRENT, version {CURRENT}: `port`"):
             world.take(Step.CREATE_SECRET)
         assert world.state == before
+
+    def test_renews_the_copies_and_tells_which(self, caplog: pytest.LogCaptureFixture) -> None:
+        caplog.set_level(logging.INFO)
+        world = empty()
+        url, password = "postgres://app:%s@db.example/postgres", "current-password-of-app"
+        keys = {"url": url % password, "ro": {"username": "ro", "password": password}, "note": f"not {password}"}
+        world.secrets.values[CURRENT] = document(password, **keys, allowStaleCopies=["note"])
+        world.take(Step.CREATE_SECRET)
+        stored = json.loads(world.secrets.values[PENDING])
+        assert stored == json.loads(
+            document(stored["password"], **{**keys, "url": url % stored["password"]}, allowStaleCopies=["note"])
+        )
+        told = [(record.levelname, record.getMessage()) for record in caplog.records]
+        assert told[:3] == [
+            ("INFO", "`url`: renewed, as copies of the login."),
+            ("WARNING", "`ro.password`: left as it is: the same password, but of another user."),
+            ("WARNING", "`note`: left as it is, as `allowStaleCopies` says."),
+        ]
+        assert password not in caplog.text
+
+    def test_stores_nothing_when_a_copy_would_go_stale(self) -> None:
+        world = empty()
+        world.secrets.values[CURRENT] = document("current-password-of-app", a={"note": "it is current-password-of-app"})
+        before = world.state
+        with pytest.raises(errors.InvalidSecretError, match=r"also stands in `a\.note`") as caught:
+            world.take(Step.CREATE_SECRET)
+        assert world.state == before
+        assert "allowStaleCopies" in caught.value.hint
+        assert "current-password-of-app" not in leaks.everything_in(caught.value)
 
     def test_refuses_a_secret_without_a_current_version(self) -> None:
         world = empty()

@@ -23,6 +23,9 @@ ORDER = [
     "errors",
     "event",
     "staging",
+    "secret_text",
+    "connection_strings",
+    "copies",
     "credential",
     "settings",
     "deadline",
@@ -51,7 +54,18 @@ ORDER = [
     "handler",
 ]
 """Every room, each of which imports only what stands before it; a wing is its face, which comes after its rooms."""
-PURE = ["errors", "event", "staging", "credential", "settings", "deadline", "postgres.roles"]
+PURE = [
+    "errors",
+    "event",
+    "staging",
+    "secret_text",
+    "connection_strings",
+    "copies",
+    "credential",
+    "settings",
+    "deadline",
+    "postgres.roles",
+]
 WINGS = ["postgres", "preflight"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
@@ -261,7 +275,7 @@ def test_a_value_does_not_change(module: str) -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_value_hides_what_may_be_secret(module: str) -> None:
-    secret = {"password", "document", "rotation_token", "environment"}
+    secret = {"password", "document", "rotation_token", "environment", "text", "value", "token", "readings", "edits"}
     shown = {
         f"{kind.__name__}.{field.name}"
         for kind in dataclasses_of(module)

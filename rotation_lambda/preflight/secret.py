@@ -11,6 +11,7 @@ from math import log2
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rotation_lambda.copies import Kind
 from rotation_lambda.credential import Credential
 from rotation_lambda.errors import (
     AccessDeniedError,
@@ -49,6 +50,7 @@ CHECKS = (
     "rotation",
     "labels",
     "secret",
+    "copies",
     "new password",
 )
 
@@ -213,6 +215,7 @@ def _versions(
         yield Finding.failure("secret", error)
         return None
     yield _fields(current, strategy, user)
+    yield _copies(current, found.credential(StagingLabel.PREVIOUS), user)
     yield _policy(current, settings.password_policy)
     return replace(found, strategy=strategy)
 
@@ -266,6 +269,27 @@ def _fields(credential: Credential, strategy: Strategy, user: str) -> Finding:
         "next user": user != credential.username and ascii(user),
     }
     return Finding("secret", Status.OK, ", ".join(f"{key} {value}" for key, value in told.items() if value))
+
+
+def _copies(current: Credential, previous: Credential | None, user: str) -> Finding:
+    """Tell where else in the secret the password stands: what is renewed, what is left alone, what stops a rotation."""
+    pending = current.with_password(current.password, user)
+    try:
+        copies = pending.renewed()
+    except InvalidSecretError as error:
+        return Finding.failure("copies", error)
+    told = copies.notes(Kind.RENEWED, Kind.OLD_USER, Kind.ALLOWED)
+    doubts = copies.notes(Kind.OTHER_USER, Kind.WORD)
+    if previous and previous.password != current.password:
+        stale = pending.copies(previous)
+        for kind in Kind.RENEWED, Kind.UNKNOWN:
+            if kind in stale.found:
+                doubts.append(f"{stale.paths(kind)}: holds AWSPREVIOUS's password, and is not renewed.")
+    seen = " ".join(told + doubts) or "No other key holds the password."
+    if doubts:
+        action = "Compare these keys with `username` and `password`: applications that read them may be locked out."
+        return Finding("copies", Status.WARNING, seen, action)
+    return Finding("copies", Status.OK, seen)
 
 
 def _policy(current: Credential, policy: PasswordPolicy) -> Finding:

@@ -254,12 +254,51 @@ class TestSecret:
     def test_lists_all_that_is_wrong_with_the_value_and_quotes_none_of_it(
         self, make_secret: Callable[[object], Secret]
     ) -> None:
-        value = {"engine": "xyzzy", "host": "xyzzy ", "port": "xyzzy", "username": "", "password": 5, "ssl": "xyzzy"}
+        value = {"engine": "xyzzy", "host": "xy/zzy", "port": "xyzzy", "username": "", "password": 5, "ssl": "xyzzy"}
         finding = self.look(make_secret(value))["secret"]
         assert (finding.status, finding.code) == ("failed", "invalid-secret")
         for key in value:
             assert f"`{key}`" in finding.seen
+        assert "zzy" not in finding.seen
+
+    def test_says_where_else_the_password_stands(
+        self, postgres: PostgresServer, make_role: Callable[..., Role], make_secret: Callable[[object], Secret]
+    ) -> None:
+        document = make_role(postgres).document
+        password = document["password"]
+        assert self.look(make_secret(document))["copies"].seen == "No other key holds the password."
+        url = {"url": f"postgres://{document['username']}:{password}@h/d", "allowStaleCopies": ["note"]}
+        secret = make_secret({**document, **url, "note": f"it is {password}"})
+        finding = self.look(secret)["copies"]
+        assert finding.status == "ok"
+        assert finding.seen == (
+            "`url`: renewed, as copies of the login. `note`: left as it is, as `allowStaleCopies` says."
+        )
+        secret.server.client().put_secret_value(
+            SecretId=secret.arn, SecretString=json.dumps({**document, **url, "password": "another", "pwd": "another"})
+        )
+        finding = self.look(secret)["copies"]
+        assert finding.status == "warning"
+        assert finding.seen.endswith("`url`: holds AWSPREVIOUS's password, and is not renewed.")
+        assert finding.action
+
+    def test_says_which_copy_would_stop_a_rotation(self, make_secret: Callable[[object], Secret]) -> None:
+        login = {"host": "h", "username": "app", "password": "xyzzy-xyzzy-xyzzy"}
+        finding = self.look(make_secret({**login, "a": {"note": "not xyzzy-xyzzy-xyzzy"}}))["copies"]
+        assert (finding.status, finding.code) == ("failed", "invalid-secret")
+        assert "`a.note`" in finding.seen
         assert "xyzzy" not in finding.seen
+
+    def test_warns_of_a_short_password_in_a_sentence_and_of_another_user(
+        self, make_secret: Callable[[object], Secret]
+    ) -> None:
+        login = {"host": "h", "username": "app", "password": "shop"}
+        finding = self.look(make_secret({**login, "note": "the shop", "ro": {"user": "ro", "password": "shop"}}))[
+            "copies"
+        ]
+        assert finding.status == "warning"
+        assert "`ro.password`: left as it is: the same password, but of another user." in finding.seen
+        assert "`note`: left as it is" in finding.seen
 
     @pytest.mark.parametrize(("policy", "status"), [({}, "ok"), ({"length": 8}, "warning")])
     def test_measures_the_new_password(self, policy: dict[str, int], status: str) -> None:

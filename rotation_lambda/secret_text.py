@@ -1,0 +1,107 @@
+"""The text of a secret: JSON that is read strictly, and changed in single places, so that all else stays as it was."""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+from rotation_lambda.errors import InvalidSecretError
+from rotation_lambda.event import json_type
+
+Edit = tuple[int, int, str]
+"""A change of a text: from here to before there, and what stands there then."""
+Path = tuple[str | int, ...]
+"""The keys and indexes that lead to a value."""
+
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?|[\[\]{},]')
+_CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True)
+class String:
+    """A string of a JSON text, where it begins there, and how it is written; a key has the path of its value."""
+
+    path: Path
+    value: str = field(repr=False)
+    start: int
+    token: str = field(repr=False)
+    is_key: bool
+
+    def place(self, edits: Iterable[Edit]) -> Iterator[Edit]:
+        """Turn edits of the value into edits of the JSON text."""
+        starts = [found.start() for found in _CHARACTER.finditer(self.token, 1)]  # the last one is the closing quote's
+        for start, end, new in edits:
+            yield self.start + starts[start], self.start + starts[end], json.dumps(new, ensure_ascii=False)[1:-1]
+
+
+def strings(text: str) -> Iterator[String]:
+    """Yield each string of what has been found to be JSON."""
+    path: list[str | int] = []
+    for found in _TOKEN.finditer(text):
+        token = found[0].removesuffix(found[1] or "")
+        match token[0]:
+            case "{":
+                path.append("")
+            case "[":
+                path.append(0)
+            case "}" | "]":
+                path.pop()
+            case ",":
+                path[-1:] = [part + 1 if isinstance(part, int) else part for part in path[-1:]]
+            case _:
+                value = json.loads(token)
+                if found[1]:
+                    path[-1] = value
+                yield String(tuple(path), value, found.start(), token, is_key=found[1] is not None)
+
+
+def splice(text: str, edits: Iterable[Edit]) -> str:
+    """Return the text with the edits made, none of which overlaps another."""
+    parts, done = [], 0
+    for start, end, new in sorted(edits):
+        parts += [text[done:start], new]
+        done = end
+    return "".join([*parts, text[done:]])
+
+
+def read_object(text: str) -> dict[str, object]:
+    """Return the JSON object; raise InvalidSecretError, which never quotes the text, where it is none."""
+    try:
+        document = json.loads(
+            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
+        )
+        json.dumps(document, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        problem = f"is not JSON: line {error.lineno}, column {error.colno}"
+        if text.startswith("\ufeff"):
+            problem = "begins with a byte order mark, which JSON does not have"
+    except UnicodeEncodeError:
+        problem = "holds half of a surrogate pair, which is not a character"
+    except (ValueError, RecursionError):
+        problem = "holds a number or a nesting too large to read"
+    else:
+        if isinstance(document, dict):
+            return document
+        problem = f"is {json_type(document)}, not a JSON object"
+    # Raised here, not above: a JSONDecodeError holds the whole secret, and would go along as the cause.
+    raise InvalidSecretError(f"The secret {problem}.")
+
+
+def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise InvalidSecretError("The secret has a key twice, so that nobody can tell which value counts.")
+    return document
+
+
+def _refuse_constant(constant: str) -> NoReturn:
+    raise InvalidSecretError(f"The secret holds {constant}, which JSON does not have (RFC 8259, section 6).")
+
+
+def _finite(number: str) -> float:
+    value = float(number)
+    if not math.isfinite(value):
+        raise ValueError
+    return value

@@ -1,0 +1,398 @@
+"""A login is renewed wherever an application reads it from a secret, and nothing else changes."""
+
+from __future__ import annotations
+
+import json
+import string
+from base64 import b64encode, urlsafe_b64encode
+from typing import Any
+
+import hypothesis
+import pytest
+from hypothesis import strategies as st
+
+from rotation_lambda.copies import Copies, Kind, Login, renew, show
+from rotation_lambda.secret_text import strings
+from tests.worlds import shapes
+
+PASSWORD = "S3cr3t-of~the.past_0123456789abc"
+NEW = Login("app", "N3w'\"\\ :;@/?#%&=+{}~ü\U0001f600")
+OTHER = Login("app_clone", NEW.password)
+WORDS = ["production", "postgres", "password", "database", "app", "shop"]
+ANY = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=40)
+PRINTABLE = st.text(string.digits + string.ascii_letters + string.punctuation + " ", min_size=1, max_size=40)
+each_shape = pytest.mark.parametrize("name", shapes.SHAPES)
+
+
+def change(document: dict[str, Any], new: Login = NEW, *allowed: str, password: str = PASSWORD) -> Copies:
+    """Renew the login of a secret with these keys, whose user is app."""
+    return renew(json.dumps({"host": "h", "username": "app", "password": password, **document}), new, allowed)
+
+
+def only(
+    document: dict[str, Any], new: Login = NEW, *, password: str = PASSWORD
+) -> tuple[dict[str, Any], dict[Kind, list[str]]]:
+    """Return what becomes of these keys, and what was found."""
+    copies = change(document, new, password=password)
+    return {key: value for key, value in json.loads(copies.text).items() if key in document}, copies.found
+
+
+def is_left(document: dict[str, Any], *kinds: Kind, password: str = PASSWORD, new: Login = OTHER) -> None:
+    """See that these keys stay as they are, and are told as these kinds."""
+    after, found = only(document, new, password=password)
+    assert after == document
+    assert set(found) == set(kinds)
+
+
+# In each of its forms.
+
+
+@each_shape
+@hypothesis.settings(max_examples=50)
+@hypothesis.given(data=st.data())
+def test_any_login_is_renewed_in_every_form_and_the_rest_stays(name: str, data: st.DataObject) -> None:
+    passwords = ANY | PRINTABLE | st.sampled_from([PASSWORD, *WORDS])
+    old = Login(data.draw(ANY | st.just("app")), data.draw(passwords))
+    new = Login(data.draw(ANY | st.just(old.username)), data.draw(passwords))
+    hypothesis.assume(new.password != old.password)
+    hypothesis.assume(not old.username.endswith(","))
+    shape = shapes.SHAPES[name]
+    value = shape.make(old.username, old.password)
+    text = json.dumps({"password": old.password, "copy": value, "username": old.username}, ensure_ascii=False)
+    copies = renew(text, new)
+    after = json.loads(copies.text)
+    assert (after["username"], after["password"]) == (new.username, new.password)
+    login = {"user": new.username, "password": new.password}
+    assert {key: str(its) for key, its in shape.read(after["copy"]).items()} == {
+        key: str(its) for key, its in {**shape.read(value), **login}.items()
+    }
+    assert Kind.RENEWED in copies.found
+    assert [one.path for one in strings(copies.text)] == [one.path for one in strings(text)]
+    back = renew(copies.text, old)
+    assert shape.read(json.loads(back.text)["copy"]) == shape.read(value)
+
+
+@each_shape
+def test_where_nothing_has_to_be_quoted_the_texts_differ_in_the_login_alone(name: str) -> None:
+    value = shapes.SHAPES[name].make("app", PASSWORD)
+    text = json.dumps({"username": "app", "password": PASSWORD, "copy": value}, indent=3)
+    new = Login("app_clone", "x" * 32)
+    after = renew(text, new).text
+    assert after.replace(new.password, PASSWORD).replace(new.username, "app") == text.replace("app_clone", "app")
+    assert PASSWORD not in after
+
+
+def test_several_lines_of_a_password_file_each_count_for_themselves() -> None:
+    lines = [
+        f"h:5432:*:{user}:{password}" for user, password in (("app", PASSWORD), ("ro", PASSWORD), ("app", "other"))
+    ]
+    any_user = f"h:*:*:*:{PASSWORD}"
+    after, found = only({"pgpass": "\r\n".join(["# mine", "", *lines, any_user])}, OTHER)
+    new = shapes.escape(NEW.password)
+    lines[0] = f"h:5432:*:app_clone:{new}"
+    assert after["pgpass"] == "\r\n".join(["# mine", "", *lines, f"h:*:*:*:{new}"])
+    assert found == {Kind.RENEWED: ["pgpass"], Kind.OTHER_USER: ["pgpass"]}
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("postgres://:{old}@h/d", "postgres://:{new}@h/d"),
+        ("postgres://h/d?password={old}", "postgres://h/d?password={new}"),
+        ("postgres://app@h/d?password={old}", "postgres://app_clone@h/d?password={new}"),
+        ("postgres://app:{old}@h/d?password={old}", "postgres://app_clone:{new}@h/d?password={new}"),
+        ("\n postgres://app:{old}@h\n", "\n postgres://app_clone:{new}@h\n"),
+        ("POSTGRES://app:{old}@", "POSTGRES://app_clone:{new}@"),
+        ("jdbc:postgresql:d?password={old}&user=app", "jdbc:postgresql:d?password={new}&user=app_clone"),
+        (
+            "jdbc:aws-wrapper:postgresql://h/?user=app&password={old}",
+            "jdbc:aws-wrapper:postgresql://h/?user=app_clone&password={new}",
+        ),
+        ("password={old}", "password={new}"),
+        ("PASSWORD = {old}  User=app", "PASSWORD = {new}  User=app_clone"),
+        ("Password={old};", "Password={new};"),
+        ("  user id = app ; pwd = {old} ; ", "  user id = app_clone ; pwd = {new} ; "),
+        ("Host=a,b;;Username=app;Password='{old}'", "Host=a,b;;Username=app_clone;Password='{new}'"),
+        ("DSN=d;UID=app;PWD={{{old}}}", "DSN=d;UID=app_clone;PWD={{{new}}}"),
+        ("h:5432:d:app:{old}", "h:5432:d:app_clone:{new}"),
+    ],
+)
+def test_renews_a_form_in_each_of_its_varieties(before: str, after: str) -> None:
+    new = Login("app_clone", "x" * 32)
+    found, kinds = only({"copy": before.format(old=PASSWORD)}, new)
+    assert found == {"copy": after.format(new=new.password)}
+    assert set(kinds) == {Kind.RENEWED}
+
+
+@pytest.mark.parametrize(
+    ("password", "before", "after"),
+    [
+        ("p@ss/w?rd#1%41b", "postgres://app:p@ss/w?rd#1%41b@h/d", None),
+        ("p@ss w%rd", "postgres://app:p@ss w%rd@h/d", "postgres://app:new@h/d"),
+        ("p/ss?w#rd", "postgres://app:p/ss?w#rd@h/d?x=y", "postgres://app:new@h/d?x=y"),
+        ("p ss+w", "postgres://h/d?user=app&password=p+ss%2bw", "postgres://h/d?user=app&password=new"),
+        ("p+ss", "postgres://h/d?user=app&password=p+ss", "postgres://h/d?user=app&password=new"),
+        ("pässwörd", "postgres://app:p%C3%A4ssw%c3%b6rd@h", "postgres://app:new@h"),
+        ("a;b", "user=app password=a;b", "user=app password=new"),
+        ("a b", "user=app password=a\\ b", "user=app password=new"),
+        ("a'b", "user=app password=a'b", "user=app password=new"),
+        ('"a"', 'Uid=app;Pwd="""a"""', 'Uid=app;Pwd="new"'),
+        ('a"b', 'Uid=app;Pwd=a"b', "Uid=app;Pwd=new"),
+        ("{a}", "Uid=app;Pwd={a}", "Uid=app;Pwd=new"),
+        ("a=b", "Uid=app;Pwd=a=b", "Uid=app;Pwd=new"),
+        ("a\\:b", "h:1:d:app:a\\\\\\:b", "h:1:d:app:new"),
+        ("a:b", "h:1:d:app:a:b", "h:1:d:app:new"),
+    ],
+)
+def test_reads_what_others_have_written_without_much_care(password: str, before: str, after: str | None) -> None:
+    found, kinds = only({"copy": before}, Login("app", "new"), password=password)
+    assert found == {"copy": after or before}
+    assert set(kinds) == ({Kind.RENEWED} if after else {Kind.UNKNOWN})
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("user=app password={old}", "user=app password='N3w\\'\"\\\\ :;@/?#%&=+{}~ü\U0001f600'"),
+        ("Uid=app;Pwd={old}", 'Uid=app;Pwd="N3w\'""\\ :;@/?#%&=+{}~ü\U0001f600"'),
+        ("Dsn=d;Uid=app;Pwd={old}", "Dsn=d;Uid=app;Pwd={N3w'\"\\ :;@/?#%&=+{}}~ü\U0001f600}"),
+        ("h:*:*:app:{old}", "h:*:*:app:N3w'\"\\\\ \\:;@/?#%&=+{}~ü\U0001f600"),
+        ("x://app:{old}@h", "x://app:N3w%27%22%5C%20%3A%3B%40%2F%3F%23%25%26%3D%2B%7B%7D~%C3%BC%F0%9F%98%80@h"),
+    ],
+)
+def test_quotes_as_the_form_asks(before: str, after: str) -> None:
+    assert only({"copy": before.format(old=PASSWORD)})[0] == {"copy": after}
+
+
+def test_a_key_with_the_very_password_is_renewed_with_the_user_beside_it() -> None:
+    document = {"PGUSER": "app", "PGPASSWORD": PASSWORD, "token": PASSWORD, "x": {"y": [PASSWORD]}, "db_login": "app"}
+    after, found = only(document, OTHER)
+    new = OTHER.password
+    assert after == {"PGUSER": "app_clone", "PGPASSWORD": new, "token": new, "x": {"y": [new]}, "db_login": "app_clone"}
+    assert found == {Kind.RENEWED: ["PGPASSWORD", "token", "PGUSER", "db_login", "x.y.0"]}
+
+
+@pytest.mark.parametrize(
+    "key", ["PGPASSWORD", "db_pass", "dbPwd", "secret", "client-secret", "password2", "passphrase"]
+)
+@pytest.mark.parametrize("password", ["shop", "password", "fifteen letters"])
+def test_a_key_with_a_short_password_is_renewed_where_its_name_says_so(key: str, password: str) -> None:
+    assert only({key: password}, password=password)[0] == {key: NEW.password}
+
+
+# What is left alone.
+
+
+@pytest.mark.parametrize("password", WORDS)
+def test_a_word_is_not_a_password_wherever_it_stands(password: str) -> None:
+    """First passwords are words; the login itself and the URL's are renewed, the rest of the secret is not touched."""
+    url = f"postgres://{password}:%s@{password}.example/{password}?application_name={password}&x=1"
+    document = {
+        "engine": "postgres",
+        "dbname": password,
+        "note": f"The {password} database of production, password by {password}",
+        "database": password,
+        "environment": password,
+        "secretType": password,
+        "owner": password,
+        "hosts": {"host": password, "database": password, "schema": password},
+        "tags": [password, {"name": password}],
+        "pass": "through",
+        "usernames": [password, "another"],
+        "url": url % password,
+    }
+    text = json.dumps({"host": password, "username": password, "password": password, **document}, indent=1)
+    after = renew(text, Login(password, "new")).text
+    assert after == text.replace(f'"password": "{password}"', '"password": "new"').replace(url % password, url % "new")
+
+
+@pytest.mark.parametrize("password", ["database", PASSWORD])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"ro": {"username": "ro", "password": "its own"}},
+        {"ro": {"username": "ro", "password": "{old}-ro", "url": "postgres://ro:{old}-ro@h/d?password={old}-ro"}},
+        {"ro_user": "ro", "ro_password": "{old}-ro"},
+        {"ro_url": "postgres://ro:its%20own@h/d", "ro_dsn": "user=ro password='{old}-ro'"},
+        {"pgpass": "h:1:d:ro:{old}-ro\nh:1:d:rw:its own"},
+    ],
+)
+def test_another_users_own_password_is_none_of_ours(document: dict[str, Any], password: str) -> None:
+    is_left(json.loads(json.dumps(document).replace("{old}", password)), password=password)
+
+
+@pytest.mark.parametrize("password", ["database", PASSWORD])
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"ro": {"username": "ro", "password": "{old}"}},
+        {"ro": {"dbUser": "ro", "PGPASSWORD": "{old}"}},
+        {"ro_user": "ro", "ro_password": "{old}"},
+        {"roUserName": "ro", "RO_PASS": "{old}"},
+        {"ro": {"login": "ro", "secret": "{old}", "password": "{old}"}},
+        {"ro_url": "postgres://ro:{old}@h/d"},
+        {"ro_url": "postgres://app@h/d?user=ro&password={old}"},
+        {"ro_dsn": "user=ro password={old}"},
+        {"ro_ado": "Uid=ro;Pwd={old}"},
+        {"pgpass": "h:1:d:ro:{old}"},
+        {"config": '{"user": "ro", "password": "{old}"}'},
+    ],
+)
+def test_the_same_password_of_another_user_is_left_and_told(document: dict[str, Any], password: str) -> None:
+    is_left(json.loads(json.dumps(document).replace("{old}", password)), Kind.OTHER_USER, password=password)
+
+
+def test_names_may_pair_by_what_comes_after_the_word() -> None:
+    is_left({"user_ro": "ro", "password_ro": PASSWORD}, Kind.OTHER_USER)
+    document = {"user_rw": "app", "password_rw": PASSWORD, "user_ro": "ro", "password_ro": "another"}
+    after = {**document, "user_rw": "app_clone", "password_rw": OTHER.password}
+    assert only(document, OTHER)[0] == after
+
+
+def test_a_user_is_left_where_no_password_was_renewed_beside_it() -> None:
+    is_left({"replica": {"username": "app", "host": "h"}}, Kind.OLD_USER)
+    is_left({"admin": {"user": "app", "password": "another"}}, Kind.OLD_USER)
+    is_left({"admin_user": "app", "admin_password": "another"}, Kind.OLD_USER)
+    is_left({"application": "app", "env": [{"name": "PGUSER", "value": "app"}]}, Kind.OLD_USER)
+    is_left({"owner": "app", "a": {"owner": "app", "dbname": "app", "password": "another"}, "masterarn": "app"})
+    is_left({"replica": {"username": "app"}}, new=NEW)  # the user does not change
+
+
+def test_a_users_name_that_is_the_password_too_is_a_name() -> None:
+    document = {"DB_USER": PASSWORD, "DB_PASSWORD": PASSWORD, "url": f"postgres://{PASSWORD}:{PASSWORD}@h"}
+    text = json.dumps({"username": PASSWORD, "password": PASSWORD, **document})
+    after = json.loads(renew(text, Login("other", "new")).text)
+    assert after == {
+        "username": "other",
+        "password": "new",
+        "DB_USER": "other",
+        "DB_PASSWORD": "new",
+        "url": "postgres://other:new@h",
+    }
+
+
+def test_an_old_password_in_a_form_of_its_own_is_another_login() -> None:
+    is_left({"url": "postgres://app:older@h", "dsn": "user=app password=older", "PGPASSWORD": "older"})
+
+
+# What cannot be renewed.
+
+UNKNOWN: dict[str, str | dict[str, str]] = {
+    "sentence": "the password is {old}, keep it",
+    "basic": "app:{old}",
+    "shell": "export PGPASSWORD='{old}'",
+    "environment": "PGUSER=app\nPGPASSWORD={old}\n",
+    "xml": '<login user="app" password="{old}"/>',
+    "yaml": "url: postgres://app:{old}@h/d\nuser: app",
+    "two urls": "postgres://app:{old}@a/d,postgres://app:{old}@b/d",
+    "twice in a url": "postgres://app:{old}@h/{old}",
+    "another parameter": "user=app password={old} sslpassword={old}",
+    "a key's value of its own kind": "user=app password=x options={old}",
+    "commas": "user=app, password={old}",
+    "commas without blanks": "h:6379,password={old},ssl=True",
+    "jaas": 'Login required username="app" password="{old}";',
+    "an open quote": "user=app password='{old}",
+    "json in json in json": json.dumps({"a": json.dumps({"password": "{old}"})}),
+    "a line end": "{old}\n",
+    "percent": "x=%41&p=" + "".join(f"%{ord(one):02x}" for one in PASSWORD),
+    "beside the name": {"PGPASSWORD": "'{old}'"},
+    "base64": b64encode(PASSWORD.encode()).decode(),
+    "base64 of both": urlsafe_b64encode(f"app:{PASSWORD}???".encode()).decode().rstrip("="),
+    "a header": "Basic " + b64encode(f"app:{PASSWORD}".encode()).decode(),
+}
+
+
+@pytest.mark.parametrize("text", UNKNOWN.values(), ids=UNKNOWN)
+def test_tells_a_copy_that_it_does_not_know(text: str | dict[str, str]) -> None:
+    document = json.loads(json.dumps({"a": [{"b": text}]}).replace("{old}", PASSWORD))
+    copies = change(document, OTHER)
+    [path, *others] = copies.found[Kind.UNKNOWN]
+    assert (path.startswith("a.0.b"), others) == (True, [])
+    if Kind.RENEWED not in copies.found:
+        assert json.loads(copies.text)["a"] == document["a"]
+
+
+@pytest.mark.parametrize("length", [12, 15])
+def test_takes_whatever_holds_a_long_password_for_a_copy(length: int) -> None:
+    password = PASSWORD[:length]
+    is_left({"key": password, "text": f"x{password}x"}, Kind.UNKNOWN, password=password)
+    assert only({"key": PASSWORD[:16]}, password=PASSWORD[:16])[1] == {Kind.RENEWED: ["key"]}
+
+
+@pytest.mark.parametrize("password", ["production", "eleven char"])
+def test_tells_a_word_only_where_it_stands_for_itself(password: str) -> None:
+    is_left({"key": password, "text": f"the {password}, here"}, Kind.WORD, password=password)
+    is_left(
+        {"text": f"x{password}s", "host": {"host": password, "engine": password}, password: "key"}, password=password
+    )
+    is_left({"base64": b64encode(f"app:{password}".encode()).decode()}, Kind.WORD, password=password)
+
+
+def test_a_key_that_has_the_password_in_it_is_told_without_it() -> None:
+    copies = change({"a": {f"app:{PASSWORD}": {"url": f"postgres://app:{PASSWORD}@h"}}})
+    assert copies.found == {Kind.UNKNOWN: ["a.…"], Kind.RENEWED: ["a.….url"]}
+    assert PASSWORD not in "".join(copies.notes(*Kind))
+
+
+def test_shows_a_path_on_one_line() -> None:
+    assert show(("a\nb\u2028", 0, "ü" * 100), PASSWORD) == f"a?b?.0.{'ü' * 80}"
+
+
+@each_shape
+def test_leaves_what_is_allowed_to_go_stale(name: str) -> None:
+    document = {"copy": shapes.SHAPES[name].make("app", PASSWORD), "note": f"it is {PASSWORD}", PASSWORD: 1}
+    found = change(document, OTHER).found
+    copies = change(document, OTHER, *(path for paths in found.values() for path in paths))
+    assert set(copies.found) == {Kind.ALLOWED}
+    assert {*copies.found[Kind.ALLOWED]} == {path for paths in found.values() for path in paths}
+    text = json.dumps({"host": "h", "username": "app", "password": PASSWORD, **document})
+    assert renew(text, Login("app_clone", "new"), tuple(copies.found[Kind.ALLOWED])).text == text.replace(
+        f'"username": "app", "password": "{PASSWORD}"', '"username": "app_clone", "password": "new"'
+    )
+
+
+def test_tells_each_kind_in_a_sentence_with_every_path_once() -> None:
+    copies = Copies("", {Kind.RENEWED: ["a", "b.0", "a"], Kind.WORD: ["c"]})
+    assert copies.notes(Kind.RENEWED, Kind.ALLOWED) == ["`a`, `b.0`: renewed, as copies of the login."]
+    assert copies.paths(Kind.UNKNOWN) == ""
+    assert len(copies.notes(*Kind)) == 2
+
+
+def test_finds_the_copies_of_another_login_of_the_same_secret() -> None:
+    text = json.dumps({"username": "app", "password": PASSWORD, "url": "postgres://app:previous-one@h", "x": PASSWORD})
+    copies = renew(text, Login("app", "new"), (), Login("app", "previous-one"))
+    assert copies.found == {Kind.RENEWED: ["url"]}
+
+
+def test_a_hostile_value_takes_no_time() -> None:
+    """Were a pattern to go back and forth, 64 KiB of this would take minutes, and this test its timeout."""
+    for part in (
+        " ",
+        "a",
+        "=",
+        ";",
+        "a=",
+        "a=b;",
+        "'",
+        '"',
+        "\\",
+        "\\'",
+        ":",
+        "a:",
+        "@",
+        "://",
+        "%",
+        "}",
+        "{",
+        "\n",
+        "?&",
+    ):
+        many = part * (30_000 // len(part))
+        for text in (
+            many + PASSWORD,
+            f"a://{many}{PASSWORD}",
+            f"a={many}{PASSWORD}",
+            f"a='{many}{PASSWORD}",
+            PASSWORD + many,
+        ):
+            assert change({"copy": text}).found
