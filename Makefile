@@ -11,16 +11,21 @@ READY := $(VENV)/.ready
 SAM := SAM_CLI_TELEMETRY=0 $(RUN) -m samcli
 ENV ?= default
 
-.PHONY: help rotate local test check build deploy package events bundle docs release lock clean build-RotationFunction
+.PHONY: help rotate local preflight test check build deploy package events bundle docs release lock clean \
+	build-RotationFunction
 
 help:  ## List the commands
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
 rotate: $(LOCAL)  ## Rotate a real PostgreSQL password on this machine (ARGS="--times 3", ARGS=--help)
 	@$(RUN) -m local $(ARGS)
 
 local: $(LOCAL)  ## Start the same PostgreSQL and Secrets Manager, and keep them running until Ctrl-C
 	@$(RUN) -m local --serve $(ARGS)
+
+preflight: $(LOCAL)  ## Check what a rotation needs, changing nothing (SECRET=prod/shop/orders, ARGS=--json)
+	@[ -n '$(SECRET)' ] || { echo 'Name the secret: make preflight SECRET=prod/shop/orders'; exit 3; }
+	@$(RUN) -m rotation_lambda.preflight '$(SECRET)' $(ARGS)
 
 TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
 test: $(READY)  ## Run the tests, on every core (ARGS="-k finish")

@@ -5,25 +5,62 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
+import shutil
 import sys
 from typing import TYPE_CHECKING
 
-from rotation_lambda.preflight import run
+from rotation_lambda import __version__
+from rotation_lambda.preflight import Finding, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import NoReturn
 
-DESCRIPTION = "A rotation's way, walked without changing anything: what would stop it, and what to do about it."
+DESCRIPTION = "Check everything that a rotation of a secret needs, without changing anything."
+STATUSES = "Exit status: 0 ok, 1 warnings, 2 failures, 3 wrong options."
+WRONG_OPTIONS = 3
+COLOURS = {"ok": "\x1b[32m", "warning": "\x1b[33m", "failed": "\x1b[31m", "not reached": "\x1b[2m"}
+STATUS = re.compile(f"^({'|'.join(COLOURS)})", re.MULTILINE)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(WRONG_OPTIONS, f"{self.prog}: {message}\n")
+
+
+def _show(finding: Finding) -> Finding:
+    """Show on a terminal which check has just ended, since the next may take two minutes."""
+    _clear(f"{finding.check}: {finding.status} ...")
+    return finding
+
+
+def _clear(text: str = "") -> None:
+    if sys.stderr.isatty():
+        sys.stderr.write(f"\r\x1b[K{text}")
+        sys.stderr.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what the command line asks; return 0, 1 for warnings, 2 for failures."""
-    parser = argparse.ArgumentParser(prog="python -m rotation_lambda.preflight", description=DESCRIPTION)
+    """Do what the command line asks; return 0, 1 for warnings, 2 for failures, 3 for wrong options."""
+    parser = _Parser(prog="preflight", description=DESCRIPTION, epilog=STATUSES)
     parser.add_argument("secret_id", metavar="SECRET_ID", help="the secret's ARN or name")
     parser.add_argument("--json", action="store_true", help="print the report as the function returns it")
+    parser.add_argument("--quiet", action="store_true", help="print warnings and failures only")
+    parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(arguments)
-    report = run(options.secret_id, os.environ)
-    sys.stdout.write(f"{json.dumps(report.to_json(), indent=2) if options.json else report.to_text()}\n")
+    report = run(options.secret_id, os.environ, tell=_show)
+    _clear()
+    terminal = sys.stdout.isatty()
+    width = shutil.get_terminal_size().columns if terminal else sys.maxsize  # in a pipe a finding is one line
+    text = json.dumps(report.to_json(), indent=2) if options.json else report.to_text(width, quiet=options.quiet)
+    if terminal and not os.environ.get("NO_COLOR"):
+        text = STATUS.sub(lambda status: f"{COLOURS[status[0]]}{status[0]}\x1b[0m", text)
+    try:
+        print(text.encode(sys.stdout.encoding, "replace").decode(sys.stdout.encoding), flush=True)  # noqa: T201
+    except BrokenPipeError:  # the reader has seen enough; nothing is to be written at exit either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return report.exit_status
 
 

@@ -2,24 +2,30 @@
 
 from __future__ import annotations
 
+import sys
 import textwrap
+from collections import Counter
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from rotation_lambda.errors import RotationError
 
-_WIDTH = 110
+IN_THE_WAY = "another check stands in the way"
 
 
 class Status(StrEnum):
-    """How a check ended, from best to worst; what was not reached has its cause in another check."""
+    """How a check ended. The worst finding is the report's status; a check that was not reached does not count."""
 
-    OK = "ok"
     NOT_REACHED = "not reached"
+    OK = "ok"
     WARNING = "warning"
     FAILED = "failed"
+
+
+_BAD = {Status.WARNING, Status.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,14 @@ class Finding:
         """Return the finding that a rotation would fail with this error."""
         return cls(check, Status.FAILED, error.what, error.hint, error.code)
 
+    def to_text(self, width: int) -> str:
+        """Return the status, the check, what was seen, and an arrow before what to do, wrapped at words."""
+        indent = " " * (len(Status.NOT_REACHED) + 2)
+        wrap = partial(textwrap.wrap, width=width, break_long_words=False, break_on_hyphens=False)
+        seen = wrap(f"{self.check}: {self.seen}", initial_indent=indent, subsequent_indent=indent)
+        action = wrap(self.action, initial_indent=f"{indent}→ ", subsequent_indent=f"{indent}  ") if self.action else []
+        return "\n".join([self.status + seen[0][len(self.status) :], *seen[1:], *action])
+
 
 @dataclass(frozen=True, slots=True)
 class Report:
@@ -49,8 +63,7 @@ class Report:
     @property
     def worst(self) -> Status:
         """The status of the worst finding."""
-        order = list(Status)
-        return max((finding.status for finding in self.findings), key=order.index)
+        return max((finding.status for finding in self.findings), key=list(Status).index)
 
     @property
     def exit_status(self) -> int:
@@ -67,30 +80,15 @@ class Report:
             "findings": findings,
         }
 
-    def to_text(self) -> str:
-        """Return the report as a table: the status, the check, what was seen, and an arrow before what to do."""
-        first, second = (max(len(text) for text in column) for column in zip(*self._heads(), strict=True))
-        lines = [f"Preflight of {self.secret_id}", ""]
-        for finding in self.findings:
-            head = f"{finding.status:<{first}}  {finding.check:<{second}}  "
-            lines += _wrap(finding.seen, head)
-            lines += _wrap(finding.action, " " * len(head) + "→ ") if finding.action else []
-        counts = ", ".join(f"{self._count(status)} {status}" for status in Status if self._count(status))
-        return "\n".join([*lines, "", f"{counts}; {self.seconds:.2f} seconds. Nothing was changed."])
-
-    def _heads(self) -> list[tuple[str, str]]:
-        return [(finding.status, finding.check) for finding in self.findings]
-
-    def _count(self, status: Status) -> int:
-        return sum(finding.status is status for finding in self.findings)
-
-
-def _wrap(text: str, head: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        _WIDTH,
-        initial_indent=head,
-        subsequent_indent=" " * len(head),
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+    def to_text(self, width: int = sys.maxsize, *, quiet: bool = False) -> str:
+        """Return the report for people; `quiet` leaves out all but warnings and failures."""
+        reached = [finding for finding in self.findings if finding.seen != IN_THE_WAY]
+        shown = [finding for finding in reached if finding.status in _BAD or not quiet]
+        blocked = ", ".join(finding.check for finding in self.findings if finding.seen == IN_THE_WAY)
+        if blocked and not quiet:
+            shown.append(Finding(IN_THE_WAY, Status.NOT_REACHED, blocked))
+        lines = [finding.to_text(width) for finding in shown]
+        numbers = Counter(finding.status for finding in self.findings)
+        counts = ", ".join(f"{numbers[status]} {status}" for status in reversed(Status) if numbers[status])
+        summary = f"{counts}; {self.seconds:.2f} seconds. Nothing was changed."
+        return "\n".join([f"Preflight of {self.secret_id}", "", *lines, *([""] if lines else []), summary])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from rotation_lambda import clients
@@ -10,7 +11,7 @@ from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
 from rotation_lambda.errors import ConfigurationError
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.preflight import database, secret, session, superuser
-from rotation_lambda.preflight.findings import Finding, Report, Status
+from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Status
 from rotation_lambda.rds import Rds
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import Settings, Strategy
@@ -38,21 +39,19 @@ def run(
     *,
     seconds: float | None = None,
     function_arn: str | None = None,
+    tell: Callable[[Finding], Finding] = lambda finding: finding,
 ) -> Report:
     """Return the findings of all CHECKS, those that were not reached as well; `seconds` are what Lambda leaves.
+
+    Each finding passes through `tell` as soon as it is there.
 
     A rotation's guards hold: where to connect and as whom is AWSCURRENT's to say, an AWSPENDING for another login is
     reported instead of tried, and nothing is sent to a server that TLS or require_auth turns away.
     """
     began = time.monotonic()
     deadline = Deadline(began + (seconds or _AT_LEISURE_S) - REPORT_S)
-    found = {
-        finding.check: finding
-        for finding in (
-            _timeout(seconds),
-            *_walk(secret_id, environment, deadline, function_arn),
-        )
-    }
+    walk = chain([_timeout(seconds)], _walk(secret_id, environment, deadline, function_arn))
+    found = {finding.check: finding for finding in map(tell, walk)}
     findings = tuple(found.get(check, _not_reached(check)) for check in CHECKS)
     return Report(secret_id, findings, time.monotonic() - began)
 
@@ -99,4 +98,4 @@ def _timeout(seconds: float | None) -> Finding:
 
 
 def _not_reached(check: str) -> Finding:
-    return Finding(check, Status.NOT_REACHED, "another check stands in the way")
+    return Finding(check, Status.NOT_REACHED, IN_THE_WAY)

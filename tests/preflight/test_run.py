@@ -27,15 +27,17 @@ from rotation_lambda.preflight import secret as secret_checks
 from rotation_lambda.preflight import session as session_checks
 from rotation_lambda.preflight import superuser as superuser_checks
 from rotation_lambda.preflight.__main__ import main
-from rotation_lambda.preflight.findings import Finding, Report, Status
+from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Status
 from rotation_lambda.preflight.secret import Versions
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import StagingLabel
 from tests.worlds.fakes import FakeClock, FakeSuperusers
+from tests.worlds.terminals import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
 
     from local.servers.postgres import PostgresServer
     from rotation_lambda.superuser import Superusers
@@ -72,9 +74,9 @@ class TestCommand:
         assert main([secret.arn]) == 0
         lines = capsys.readouterr().out.splitlines()
         assert lines[0] == f"Preflight of {secret.arn}"
-        assert [line for line in lines if re.match(r"ok +login AWSCURRENT +role '.*' is let in", line)]
+        assert [line for line in lines if re.match(r"ok +login AWSCURRENT: role '.*' is let in", line)]
         assert re.fullmatch(r"\d+ ok, \d+ not reached; \d\.\d\d seconds\. Nothing was changed\.", lines[-1])
-        assert max(map(len, lines[1:])) <= 110
+        assert len([line for line in lines if re.match(r"(ok|not reached) {2,}", line)]) == len(preflight.CHECKS)
         assert secret.document()["password"] not in "\n".join(lines)
 
     def test_is_a_program(self, secret: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,7 +94,7 @@ class TestCommand:
         assert main([secret.arn, "--json"]) == 0
         report = json.loads(capsys.readouterr().out)
         assert list(told(report)) == list(preflight.CHECKS)
-        assert report["status"] == "not reached"
+        assert report["status"] == "ok"
 
     def test_exits_by_the_worst_finding(
         self, postgres: PostgresServer, make_role: Callable[..., Role], make_secret: Callable[[object], Secret]
@@ -109,7 +111,83 @@ class TestCommand:
             monkeypatch.delenv(name)
         assert main(["name"]) == 2
         [failed] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("failed ")]
-        assert re.match(r"failed +environment +No client for secretsmanager .* region", failed)
+        assert re.match(r"failed +environment: No client for secretsmanager .* region", failed)
+
+    def test_says_what_is_wrong_with_an_endpoint(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "vpce-1.example.com")
+        assert main(["name"]) == 2
+        assert "Invalid endpoint: vpce-1.example.com" in capsys.readouterr().out
+
+    @pytest.mark.parametrize(("argument", "status"), [("--colour", 3), ("--version", 0), ("--help", 0)])
+    def test_has_a_status_of_its_own_for_wrong_options(self, argument: str, status: int) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(["name", argument])
+        assert caught.value.code == status
+
+    def test_says_little_when_asked_to_be_quiet(
+        self,
+        postgres: PostgresServer,
+        make_role: Callable[..., Role],
+        make_secret: Callable[[object], Secret],
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        role = make_role(postgres)
+        secret = make_secret(role.document)
+        assert main([secret.arn, "--quiet"]) == 0
+        assert [line.split()[1:2] for line in capsys.readouterr().out.splitlines()] == [["of"], [], ["ok,"]]
+        role.alter("VALID UNTIL 'yesterday'")
+        assert main([secret.arn, "--quiet"]) == 2
+        heads = [line[:11] for line in capsys.readouterr().out.splitlines()[2:]]
+        assert heads[0] == "failed     "
+        assert not [head for head in heads if head.startswith(("ok", "not"))]
+
+    def test_stands_on_one_line_what_another_check_stands_in_the_way_of(
+        self, make_secret: Callable[[object], Secret], capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main([make_secret("nothing").arn]) == 2
+        blocked = [line for line in capsys.readouterr().out.splitlines() if "another check" in line]
+        assert len(blocked) == 1
+        assert blocked[0].startswith(
+            "not reached  another check stands in the way: GetSecretValue, KMS key, new password, "
+        )
+
+    @pytest.mark.parametrize("colour", [True, False])
+    def test_fits_a_terminal_and_shows_how_far_it_is(
+        self,
+        colour: bool,  # noqa: FBT001 - a parameter
+        secret: Secret,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("COLUMNS", "80")
+        if not colour:
+            monkeypatch.setenv("NO_COLOR", "1")
+        with terminal() as screen, pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "stdout", screen.file)
+            patch.setattr(sys, "stderr", screen.file)
+            assert main([secret.arn]) == 0
+        progress, _, report = screen.shown.rpartition("\r\x1b[K")
+        assert "login AWSCURRENT: ok ..." in progress
+        lines = re.sub(r"\x1b\[\d*m", "", report).splitlines()
+        assert max(len(line) for line in lines if secret.arn not in line) <= 80
+        assert len(lines) > len(preflight.CHECKS)
+        assert ("\x1b[32mok\x1b[0m " in report) is colour
+
+    def test_writes_what_an_encoding_lacks_as_a_question_mark(
+        self, secret: Secret, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with (tmp_path / "report").open("w", encoding="ascii") as file:
+            monkeypatch.setattr(sys, "stdout", file)
+            assert main([secret.arn]) == 0
+        assert "\n             ? " in (tmp_path / "report").read_text()
+
+    def test_ends_well_where_the_reader_stops_early(self, secret: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w") as pipe:  # noqa: PTH123 - a descriptor
+            monkeypatch.setattr(sys, "stdout", pipe)
+            assert main([secret.arn]) == 0
 
 
 class TestInLambda:
@@ -656,7 +734,26 @@ def timing_out(*_: object, **__: object) -> None:
 def test_the_worst_finding_decides() -> None:
     findings = [Finding("x", status, "seen") for status in (Status.OK, Status.WARNING, Status.NOT_REACHED)]
     assert Report("arn", tuple(findings), 0.1).worst is Status.WARNING
+    assert Report("arn", (findings[2], findings[0]), 0.1).worst is Status.OK
     assert [Report("arn", (finding,), 0.1).exit_status for finding in findings] == [0, 1, 0]
+
+
+def test_a_report_is_wrapped_at_words_and_indented_below_the_status() -> None:
+    findings = (
+        Finding("TLS", Status.FAILED, "the name differs from the name in the certificate", "Use the name."),
+        Finding("role", Status.NOT_REACHED, IN_THE_WAY),
+    )
+    assert Report("a/very-long-name-that-cannot-be-wrapped", findings, 0.123).to_text(40).splitlines() == [
+        "Preflight of a/very-long-name-that-cannot-be-wrapped",
+        "",
+        "failed       TLS: the name differs from",
+        "             the name in the certificate",
+        "             → Use the name.",
+        "not reached  another check stands in the",
+        "             way: role",
+        "",
+        "1 failed, 1 not reached; 0.12 seconds. Nothing was changed.",
+    ]
 
 
 def test_every_check_has_a_name_of_its_own() -> None:
