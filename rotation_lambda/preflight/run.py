@@ -20,7 +20,7 @@ from rotation_lambda.strategies import KINDS
 from rotation_lambda.superuser import Superusers
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
 CHECKS = (
     "timeout",

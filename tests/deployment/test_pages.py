@@ -78,9 +78,10 @@ def test_sam_knows_every_command_and_option() -> None:
         assert options <= set(re.findall(r"--[\w-]+", run("sam", *command, "--help"))), command
 
 
-CUSTOM: dict[tuple[str, str], set[str]] = {
+CUSTOM = {
+    ("ec2", "authorize-security-group-ingress"): {"--group-id", "--protocol", "--port", "--source-group"},
     ("logs", "tail"): {"--since", "--format", "--follow"},
-    ("sso", "login"): set(),
+    ("sso", "login"): set[str](),
 }
 """What the AWS CLI adds to the API's operations."""
 ANYWHERE = {"--cli-binary-format", "--endpoint-url", "--output", "--query"}
