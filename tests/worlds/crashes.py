@@ -38,6 +38,7 @@ from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
 from rotation_lambda.superuser import Superusers
+from tests.worlds import shapes
 from tests.worlds.clocks import Clock
 
 if TYPE_CHECKING:
@@ -291,11 +292,16 @@ class World:
     def lets_in(self, version: str) -> bool:
         """Log in with the version's password, in a database that no rule of the rotation's is about.
 
-        The same password at the same state of the roles gets the same answer, and is tried once.
+        Every copy in the version has that login: whoever reads any key of it gets the same answer. The same password at
+        the same state of the roles gets the same answer, and is tried once.
         """
         tried = self.values[version], *self._rows()
         if MODE == "every" or tried not in self.known:
-            self.known[tried] = self._lets_in(json.loads(self.values[version]))
+            value = json.loads(self.values[version])
+            for name, copy in shapes.read(value).items():
+                login = copy["user"], copy["password"]
+                assert login == (value["username"], value["password"]), self.tell(f"copy_{name} is for another login")
+            self.known[tried] = self._lets_in(value)
         return self.known[tried]
 
     def _lets_in(self, value: Mapping[str, str]) -> bool:
@@ -484,6 +490,7 @@ class World:
         """PutSecretValue of a new AWSCURRENT, of which the database knows or not; AWS abandons the rotation by it."""
         version, before = str(uuid4()), self.labels["AWSCURRENT"]
         value = {**json.loads(self.values[before]), "password": secrets.token_hex(8)}
+        value |= shapes.copies(value["username"], value["password"])
         new = sql.SQL("PASSWORD {}").format(sql.Literal(value["password"]))
         if works and not self.alter(new, value["username"]):
             return
@@ -597,7 +604,8 @@ def make_world(
     master = {**secret, "username": role.replace("app", "master"), "password": secrets.token_hex(8)}
     if strategy is not Strategy.SINGLE_USER:
         secret["masterarn"] = keeper.create_secret(f"test/crash/{master['username']}", master)
-    arn = keeper.create_secret(f"test/crash/{role}", secret)
+    copies = shapes.copies(str(secret["username"]), str(secret["password"]))
+    arn = keeper.create_secret(f"test/crash/{role}", {**secret, **copies})
     client = make_client(keeper, arn, over_http=MODE == "every")
     world = World(server, keeper, role, arn, client, strategy, encryption)
     for login, rights in (secret, options), (master, "CREATEROLE"):
