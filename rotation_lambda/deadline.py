@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
-from rotation_lambda.errors import ConfigurationError
+from rotation_lambda.errors import ConfigurationError, DatabaseError, HostNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+_Answer = TypeVar("_Answer")
+
+logger = logging.getLogger(__name__)
 
 MINIMUM_S = 25.0
 """What a step needs in its worst case: a login or two that get no answer, and the reserve."""
 
 RESERVE_S = 12.0
 """What moving AWSCURRENT, or putting the old password back, may need after everything else."""
+
+CHANGE_S = 12.0
+"""What changing a password and proving it may need, before the reserve begins."""
+
+BEFORE_CHANGE_S = CHANGE_S + RESERVE_S
+"""What is left, at least, where a change begins: it can be proved, and put back."""
+
+HOLD_S = 10.0
+"""How long a change holds the role's row at most, between ALTER ROLE and COMMIT; then the server rolls it back."""
+
+MOST_WAIT_S = 120.0
+"""How long an answer is waited for at most: whoever wakes up or fails over is there by then."""
 
 REPORT_S = 1.0
 """What the last words need: to log, and to raise or to report."""
@@ -57,3 +74,29 @@ class Deadline:
             return False
         self.sleep(seconds)
         return True
+
+    def wait_for(self, ask: Callable[[], _Answer], reserve: float = 0.0) -> _Answer:
+        """Ask again, with growing pauses, until there is an answer; at most MOST_WAIT_S, and not into the reserve.
+
+        Only what is *unknown* is asked again: a server that wakes up, fails over or is overloaded answers before long.
+        A host that DNS does not know is asked for twice. The first try is logged with cause and hint; the last error
+        says how long was waited.
+        """
+        began, pause, tries = self.clock(), 0.5, 1
+        while True:
+            try:
+                return ask()
+            except DatabaseError as error:
+                failure, again = error, error.unknown and not (isinstance(error, HostNotFoundError) and tries > 1)
+            waited = self.clock() - began
+            left = min(self.left(reserve), MOST_WAIT_S - waited)
+            if not again or pause >= left or not self.pause(pause, reserve):
+                break
+            if tries == 1:
+                logger.warning("%s Trying again for %.0f seconds. If it stays so: %s", failure.what, left, failure.hint)
+            else:
+                logger.info("No answer from the database yet; trying again for %.0f seconds.", left)
+            tries, pause = tries + 1, min(2 * pause, 5.0)
+        if tries > 1:
+            failure.what += f" Waited for an answer for {waited:.0f} seconds, in {tries} tries."
+        raise failure

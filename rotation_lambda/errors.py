@@ -49,6 +49,7 @@ class RotationError(Exception):
 
     code: ClassVar[str] = "rotation-failed"
     changed: ClassVar[str] = ""
+    critical: bool = False  # AWSCURRENT may not log in: a person has to look now
     hint: str = "Read the message."
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
@@ -197,7 +198,7 @@ class RdsError(RotationError):
 class DatabaseError(RotationError):
     """The database stood in the way; `unknown` where it left open whether the password is right: waiting may help."""
 
-    unknown: ClassVar[bool] = False
+    unknown: bool = False
     changed = "Nothing was changed."
     code = "database-failed"
     hint = "Read the server's log of the same second."
@@ -225,7 +226,10 @@ class ConnectionFailedError(DatabaseUnreachableError):
     """TCP: nobody listens on host and port, no route leads there, or the connection was cut."""
 
     code = "connection-failed"
-    hint = "Check host and port in the secret, and that the server runs and listens on that address."
+    hint = (
+        "Check host and port in the secret, and that the server runs and listens on that address. An Aurora cluster "
+        "that was paused (0 ACU) or fails over needs up to a minute: set the function's Timeout to 60 seconds or more."
+    )
 
 
 class DatabaseTimeoutError(DatabaseUnreachableError):
@@ -234,7 +238,8 @@ class DatabaseTimeoutError(DatabaseUnreachableError):
     code = "database-timeout"
     hint = (
         "Usually a security group, a network ACL or a missing route: the database must let the function's security "
-        "group in on its port."
+        "group in on its port. A paused cluster (Aurora at 0 ACU) needs up to 30 seconds to wake, and more after a "
+        "day: set the function's Timeout to 60 seconds or more."
     )
 
 
@@ -264,7 +269,10 @@ class NoHbaEntryError(DatabaseUnreachableError):
     """pg_hba.conf rejects this client, user, database and TLS combination before any password is looked at."""
 
     code = "no-hba-entry"
-    hint = "Add a line for the function's network and this role to pg_hba.conf; «no encryption» means: allow TLS."
+    hint = (
+        "On RDS and Aurora nobody edits pg_hba.conf: the server answers so while it wakes from a pause or fails over, "
+        "and where it requires TLS. Elsewhere, add a line for the function's network and this user to pg_hba.conf."
+    )
 
 
 class DatabaseNotReadyError(DatabaseUnreachableError):
@@ -308,12 +316,13 @@ class DatabaseReadOnlyError(DatabaseError):
 
 
 class RoleLockedError(DatabaseError):
-    """Another session holds the lock of the role: another rotation is between its change and its verdict."""
+    """Another transaction holds the role's row in pg_authid, so that its password cannot be changed."""
 
     code = "role-locked"
     hint = (
-        "Usually none: Secrets Manager retries. If the holder named here stays for minutes, its function was killed; "
-        "end its session with pg_terminate_backend(pid)."
+        "Wait: Secrets Manager retries, and another rotation holds the row for some seconds only. If a transaction of "
+        "another user is named here at each retry, ask its owner to end it (a prepared one: ROLLBACK PREPARED). Do not "
+        "end a session of this secret's users or of its superuser: it may be a rotation at work."
     )
 
 
@@ -325,15 +334,19 @@ class RoleNotPreparedError(DatabaseError):
 
 
 class PasswordChangeError(DatabaseError):
-    """The database did not carry out ALTER ROLE. `sqlstate` is PostgreSQL's error code, None when the session broke."""
+    """The database did not carry out ALTER ROLE. `sqlstate` is PostgreSQL's error code, None when the session broke.
+
+    `in_doubt` says that COMMIT was sent and not confirmed: the change may be in force, or come into force still.
+    """
 
     changed = ""
     code = "password-change-failed"
     hint = "Look the SQLSTATE up in PostgreSQL's Appendix A; the server's log says more at the same second."
 
-    def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None) -> None:
+    def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None, in_doubt: bool = False) -> None:
         super().__init__(what, hint=hint)
         self.sqlstate = sqlstate
+        self.in_doubt = in_doubt
 
 
 class VerificationFailedError(DatabaseError):
@@ -351,6 +364,7 @@ class UnprovenPasswordError(DatabaseError):
     """The password was changed, and neither the new nor the old one could be proved afterwards. Logged as CRITICAL."""
 
     changed = ""
+    critical = True
     code = "unproven-password"
     hint = (
         "Look at the database now. As a rule the next try, which Secrets Manager makes by itself, finds which of the "

@@ -13,11 +13,11 @@ from aws_lambda_powertools import Logger
 
 from rotation_lambda import __version__, clients, steps
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import RotationError, UnexpectedError, UnprovenPasswordError
+from rotation_lambda.errors import RotationError, UnexpectedError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.rds import Rds
-from rotation_lambda.rotation import Rotation
+from rotation_lambda.rotation import Proof, Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import Settings
 from rotation_lambda.superuser import Superusers
@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+_MEMORY: dict[str, dict[str, Proof]] = {}
+"""By secret, what this process has proved of the version that events were about lately; nothing of it is secret."""
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
@@ -47,7 +50,7 @@ def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> dict[
     except Exception as error:  # noqa: BLE001 - whatever it is, its text could quote a secret: only its class gets out
         place = extract_tb(error.__traceback__)[-1]
         failure = UnexpectedError(f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}.")
-    log = logger.critical if isinstance(failure, UnprovenPasswordError) else logger.error
+    log = logger.critical if failure.critical else logger.error
     log(failure.message, code=failure.code, hint=failure.hint)
     raise failure
 
@@ -68,8 +71,11 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     superusers = Superusers(
         lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
     )
+    memory = _MEMORY.setdefault(description.arn, {})
+    if event.client_request_token not in memory:
+        memory.clear()
     rotation = Rotation(
-        event.client_request_token, versions, secrets, database, deadline, superusers, settings.strategy
+        event.client_request_token, versions, secrets, database, deadline, superusers, settings.strategy, memory
     )
     match event.step:
         case Step.CREATE_SECRET:

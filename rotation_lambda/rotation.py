@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 
 from rotation_lambda.credential import Credential
-from rotation_lambda.deadline import RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S
 from rotation_lambda.errors import (
     CredentialMismatchError,
     DatabaseError,
     DatabaseReadOnlyError,
+    DatabaseTimeoutError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
     PasswordChangeError,
     RoleLockedError,
     SecretsManagerError,
+    UnprovenPasswordError,
     VersionNotPendingError,
 )
 from rotation_lambda.staging import SecretVersions, StagingLabel
@@ -32,7 +35,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
-_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01", "55P03"}  # … tuple concurrently updated, deadlock, lock timeout
+_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01"}  # … tuple concurrently updated, deadlock
 
 
 class Secrets(Protocol):
@@ -54,9 +57,8 @@ class Session(Protocol):
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
-    def try_lock(self, role: str) -> bool: ...
-    def lock_holder(self, role: str) -> str: ...
     def check_identity(self) -> list[str]: ...
+    def hold_role(self, password: str) -> None: ...
     def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
@@ -66,7 +68,8 @@ class Session(Protocol):
 class Database(Protocol):
     """What a rotation needs of the database: a session, LoginRefusedError, or an error that stops the step."""
 
-    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session: ...
+    def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> Session: ...
+    def verifies(self, credential: Credential) -> bool: ...
 
 
 class Superusers(Protocol):
@@ -75,9 +78,29 @@ class Superusers(Protocol):
     def of(self, current: Credential) -> Credential: ...
 
 
+class Proof(NamedTuple):
+    """When setSecret of this process proved a version by a login, and AWSCURRENT's version then.
+
+    `changed` is when the database took the password; None where an earlier try had changed it. Both are seconds on the
+    deadline's clock.
+    """
+
+    at: float
+    current: str
+    changed: float | None
+
+
+PROOF_S = 300.0
+"""How long a proof is good for; the four steps follow each other within seconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """A rotation to the version `token`; `versions` are the labels as the step found them."""
+    """A rotation to the version `token`; `versions` are the labels as the step found them.
+
+    `memory` has what was proved of this secret's version, for as long as the process lives and no event names another
+    version. `measure` is told the metrics that only a rotation knows.
+    """
 
     token: str
     versions: SecretVersions
@@ -86,6 +109,8 @@ class Rotation:
     deadline: Deadline
     superusers: Superusers
     choice: Strategy
+    memory: dict[str, Proof] = field(default_factory=dict)
+    measure: Callable[[str, float], None] = lambda *_: None
 
     old_one_works: ClassVar[bool] = False
     """Whether AWSCURRENT logs in until its label moves, so that nobody needs that to happen."""
@@ -105,13 +130,19 @@ class Rotation:
             )
         pending.check_same_login(current.with_password(pending.password, user), self.token)
 
-    def prove(self, credential: Credential, label: StagingLabel, version: str) -> Session | None:
+    def prove(
+        self, credential: Credential, label: StagingLabel, version: str, reserve: float = RESERVE_S
+    ) -> Session | None:
         """Return an open session, or None where the password is right and the door stays shut; raise LoginRefusedError.
 
-        A shut door, such as a reached connection limit, is no refusal: it is the password that rotates.
+        A shut door, such as a reached connection limit, is no refusal: it is the password that rotates. What gives no
+        answer is waited for until the reserve.
         """
+        return self.deadline.wait_for(lambda: self._prove_once(credential, label, version, reserve), reserve)
+
+    def _prove_once(self, credential: Credential, label: StagingLabel, version: str, reserve: float) -> Session | None:
         try:
-            return self.database.log_in(credential)
+            return self.database.log_in(credential, reserve=reserve)
         except LoginNotAllowedError as error:
             logger.warning("The password of %s is accepted, but: %s %s", label, error.what, error.hint)
             return None
@@ -120,39 +151,119 @@ class Rotation:
         raise LoginRefusedError(what)
 
     def promote(self, pending: Credential) -> None:
-        """Move AWSCURRENT to AWSPENDING's version, once a login has proved it, under the role's lock.
+        """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while nobody else can change the role.
 
-        No answer is waited for until the reserve. Where the old password has not worked since setSecret, AWSCURRENT
-        moves then all the same, with a warning: setSecret and testSecret had the proof, and waiting helps nobody. A
-        refusal stops it.
+        Lock, prove, move: whoever changes the password in between waits for the row that we hold, and looks at the
+        labels before it commits. Where the row cannot be had, AWSCURRENT moves all the same, since holding the row is
+        open to strangers, and a login afterwards tells whether it was right.
+
+        A refusal stops it. No answer is waited for until the reserve; where the old password has not worked since
+        setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process had the proof: waiting helps
+        nobody, and a version that was never set is never promoted.
         """
-        while True:
+        self._check_unedited(pending)
+        with ExitStack() as held:
             try:
-                session = self.prove(pending, StagingLabel.PENDING, self.token)
+                session = self._hold(pending)
+                if session is not None:
+                    held.enter_context(session)
+                    self._check_in_force(pending, RESERVE_S)
             except DatabaseError as error:
-                if not error.unknown:
-                    raise
-                if self.deadline.pause(1.0, RESERVE_S):
-                    continue
-                if self.old_one_works:
+                if not error.unknown or self.old_one_works or not self._was_proved():
                     raise
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
-                session = None
-            if session is None:
-                self._move()
-                return
-            with session:
-                if not self._had_to_wait(session, pending.username):
-                    self._move()
-                    return
+                blind, session = True, None
+            else:
+                blind = False
+            self._move(look=session is None or self.old_one_works)
+        if session is None and not blind:
+            self._look_back(pending)
+        proof = self.memory.pop(self.token, None)
+        told = ""
+        if proof and proof.changed is not None and not self.old_one_works:
+            window = 1000 * (self.deadline.clock() - proof.changed)
+            self.measure("OutageWindow", window)
+            told = f" New logins with the old password were refused for {window:.0f} ms."
+        logger.info("Moved AWSCURRENT to the version.%s", told)
 
-    def _move(self) -> None:
-        """Move AWSCURRENT; where the old one works, not before the labels have been looked at under the lock.
+    def _check_unedited(self, pending: Credential) -> None:
+        """Return when AWSPENDING is still what createSecret would make of AWSCURRENT: nobody has stored another login.
 
-        A rotation that has replaced this one can have set another password between our login and our lock.
+        Where setSecret of this process has compared them, and AWSCURRENT is the same version still, that is known.
         """
+        if self._was_proved():
+            return
+        label, version = StagingLabel.CURRENT, self.versions.current
+        current = read_credential(self.secrets, version, label)
         try:
-            if self.old_one_works:
+            self.check_pending(current, pending)
+        except CredentialMismatchError as error:
+            failure = error
+        else:
+            if lost := current.other_keys_differing(pending):
+                logger.warning(
+                    "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version.",
+                    version,
+                    ", ".join(f"`{key}`" for key in lost),
+                )
+            return
+        try:
+            if session := self._prove_once(current, label, version, RESERVE_S):
+                session.close()
+        except LoginRefusedError as error:
+            failure.critical = True
+            failure.what += (
+                f" AWSCURRENT does not log in: {error.what} Store it again with the password of AWSPENDING (version "
+                f"{self.token}), which the database may have."
+            )
+        except DatabaseError as error:
+            failure.what += f" Whether AWSCURRENT logs in is not known: {error.what}"
+        raise failure
+
+    def _was_proved(self) -> bool:
+        """Tell whether setSecret of this process has proved the version not long ago, with AWSCURRENT where it is."""
+        proof = self.memory.get(self.token)
+        return bool(proof and proof.current == self.versions.current and self.deadline.clock() - proof.at <= PROOF_S)
+
+    def _remember(self, changed: float | None) -> None:
+        """Keep for finishSecret that a login has proved AWSPENDING just now."""
+        self.memory[self.token] = Proof(self.deadline.clock(), self.versions.current, changed)
+
+    def _hold(self, pending: Credential) -> Session | None:
+        """Return a session of AWSPENDING's user that holds the role's row; None where that cannot be had.
+
+        An honest change holds it for HOLD_S at most, which is waited for. Raises LoginRefusedError, and what no answer
+        until the reserve ends in.
+        """
+        end = self.deadline.clock() + HOLD_S
+        while True:
+            session = self.prove(pending, StagingLabel.PENDING, self.token)
+            if session is None:
+                return None
+            try:
+                session.hold_role(pending.password)
+            except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
+                session.close()
+                again = is_anothers(error) and self.deadline.clock() < end
+                if again and self.deadline.pause(0.5, RESERVE_S):
+                    continue
+                logger.info("AWSCURRENT moves without the role's row, and is verified afterwards: %s", error.what)
+                return None
+            except BaseException:
+                session.close()
+                raise
+            return session
+
+    def _check_in_force(self, credential: Credential, reserve: float, *, scram_only: bool = False) -> None:
+        """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
+        ask = partial(self.database.log_in, credential, scram_only=scram_only, reserve=reserve)
+        with suppress(LoginNotAllowedError):
+            self.deadline.wait_for(ask, reserve).close()
+
+    def _move(self, *, look: bool) -> None:
+        """Move AWSCURRENT, after a look at the labels where no row is held, or where the old password works."""
+        try:
+            if look:
                 self._check_labels()
             self.secrets.update_secret_version_stage(
                 StagingLabel.CURRENT, move_to=self.token, remove_from=self.versions.current
@@ -161,41 +272,64 @@ class Rotation:
             if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
                 raise
 
-    def _had_to_wait(self, session: Session, role: str) -> bool:
-        """Take the role's lock; tell whether somebody else had it, in which case all that is known may be stale."""
-        if session.try_lock(role):
-            return False
-        logger.info("Waiting for another rotation of this role: %s.", session.lock_holder(role))
-        while self.deadline.pause(0.5, RESERVE_S):
-            if session.try_lock(role):
-                return True
-        raise RoleLockedError(f"Another rotation of this role is at work: {session.lock_holder(role)}.")
+    def _look_back(self, pending: Credential) -> None:
+        """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does."""
+        refusal = self._disproof(pending, StagingLabel.CURRENT, self.token)
+        if not isinstance(refusal, LoginRefusedError):
+            return
+        before = self.versions.current
+        former = read_credential(self.secrets, before, StagingLabel.PREVIOUS)
+        if (doubt := self._disproof(former, StagingLabel.PREVIOUS, before)) is not None:
+            raise UnprovenPasswordError(
+                f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor does the former "
+                f"AWSCURRENT (version {before}) log in: {doubt.what}"
+            )
+        self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)
+        raise LoginRefusedError(
+            f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in: another rotation has "
+            "changed the password meanwhile."
+        )
 
     def _may_try_again(self, error: DatabaseError) -> bool:
         """Pause where fresh logins may find another state: a twin's change, or a new primary after a failover."""
-        passes = isinstance(error, DatabaseReadOnlyError) or getattr(error, "sqlstate", None) in _TWIN
-        return passes and self.deadline.pause(1.0, RESERVE_S)
+        passes = isinstance(error, DatabaseReadOnlyError) or is_anothers(error)
+        return passes and self.deadline.pause(1.0, BEFORE_CHANGE_S)
+
+    def _came_true(self, error: DatabaseError, pending: Credential) -> bool:
+        """Tell whether a change whose COMMIT was not confirmed is in force, by a login; then nothing is in doubt."""
+        in_doubt = isinstance(error, PasswordChangeError) and error.in_doubt
+        return in_doubt and self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S) is None
+
+    def _check_time(self) -> None:
+        """Return when there is time enough to change a password and to put it back; nothing is left half done."""
+        if not self.deadline.left(BEFORE_CHANGE_S):
+            raise DatabaseTimeoutError(
+                f"Less than {BEFORE_CHANGE_S:.0f} seconds of the function's time are left, too little to change the "
+                "password and to verify it.",
+                hint="Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more.",
+            )
 
     @contextmanager
     def _changed_by(
         self, superuser: Credential, current: Credential, pending: Credential, *, proved: bool
     ) -> Iterator[Session]:
-        """Have the superuser change the password of AWSPENDING's user; the session, and its lock, outlive the verdict.
+        """Have the superuser change the password of AWSPENDING's user; the session outlives the verdict.
 
         The labels are looked at right before COMMIT: from ALTER ROLE on PostgreSQL keeps every other change of the role
         waiting, so that a rotation which was replaced meanwhile does not undo the password of the new one.
         """
         while True:
             with self._log_in_superuser(superuser) as session:
-                if self._had_to_wait(session, pending.username):
-                    self._check_labels()
-                    continue
+                self._check_time()
                 try:
                     notes = session.change_password_of(current, pending, self._check_labels, proved=proved)
-                except (PasswordChangeError, DatabaseReadOnlyError) as error:
-                    if not self._may_try_again(error):
+                except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
+                    if self._came_true(error, self._places(pending, superuser)[0]):
+                        notes = []
+                    elif self._may_try_again(error):
+                        continue
+                    else:
                         raise
-                    continue
                 for note in notes:
                     logger.warning(note)
                 yield session
@@ -206,8 +340,9 @@ class Rotation:
         return [pending] if pending.address == superuser.address else [pending.at(superuser), pending]
 
     def _log_in_superuser(self, superuser: Credential) -> Session:
+        ask = partial(self.database.log_in, superuser, scram_only=True, reserve=BEFORE_CHANGE_S)
         try:
-            return self.database.log_in(superuser, scram_only=True)
+            return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
         except LoginRefusedError as error:
             what = f"The superuser of `masterarn`: {error.what}"
         raise LoginRefusedError(
@@ -233,7 +368,7 @@ class Rotation:
         while True:
             tries += 1
             try:
-                session = self.prove(credential, label, version)
+                session = self._prove_once(credential, label, version, reserve)
             except DatabaseError as error:
                 if (error.unknown or lags or tries < 2) and self.deadline.pause(0.5, reserve):  # noqa: PLR2004
                     continue
@@ -241,6 +376,11 @@ class Rotation:
             if session is not None:
                 session.close()
             return None
+
+
+def is_anothers(error: DatabaseError) -> bool:
+    """Tell whether it was another's change of the same role that stood in the way."""
+    return isinstance(error, RoleLockedError) or getattr(error, "sqlstate", None) in _TWIN
 
 
 def read_credential(secrets: Secrets, version: str, name: str) -> Credential:

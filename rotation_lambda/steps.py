@@ -106,7 +106,6 @@ def finish_secret(rotation: Rotation) -> None:
         return
     pending = _read_pending(rotation)
     choose_strategy(rotation, pending).promote(pending)
-    logger.info("Moved AWSCURRENT to the version.")
 
 
 def _read_pending(rotation: Rotation) -> Credential:

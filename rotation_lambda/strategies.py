@@ -7,20 +7,23 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from rotation_lambda.deadline import RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
 from rotation_lambda.errors import (
     AuthenticationMethodError,
+    DatabaseError,
     DatabaseReadOnlyError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
     PasswordChangeError,
+    RoleLockedError,
     RoleNotPreparedError,
     RotationError,
     UnprovenPasswordError,
     VerificationFailedError,
+    VersionNotPendingError,
 )
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, read_credential
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, read_credential
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 
@@ -44,55 +47,62 @@ class SingleUser(Rotation):
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force.
 
-        From before the change to the verdict the role is locked against other rotations. Whoever has to wait for the
-        lock, or meets another's change all the same, starts over with fresh logins: what let it in may be refused now.
-        So does who meets a standby: after a failover the same name leads to the new primary before long.
+        Whoever meets another's change of the role starts over with fresh logins: what let it in may be refused now. So
+        does who meets a standby: after a failover the same name leads to the new primary before long.
         """
         while True:
-            way, credential, session = self._get_in(current, pending)
-            if session is None:
+            way, credential, door = self._find_way(current, pending)
+            if isinstance(door, LoginNotAllowedError):
+                if way != StagingLabel.PENDING:
+                    raise door
+                logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
+                self._remember(None)
                 return
-            with session:
-                if self._had_to_wait(session, current.username):
-                    self._check_labels()
-                    continue
-                if way != StagingLabel.CURRENT:
-                    self._check_labels()
+            with door as session:
                 if way == StagingLabel.PENDING:
                     logger.info("The database accepts AWSPENDING already; nothing to do.")
+                    self._remember(None)
                     return
+                self._check_time()
                 try:
                     session.change_password(pending.password, lambda: self._check_unchanged(way, credential))  # noqa: B023
-                except (PasswordChangeError, DatabaseReadOnlyError) as error:
-                    if not self._may_try_again(error):
+                except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
+                    if not self._came_true(error, pending):
+                        if self._may_try_again(error):
+                            continue
                         raise
-                    continue
+                changed = self.deadline.clock()
                 self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
+                self._remember(changed)
                 logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
                 return
 
     def _log_in(self, way: str, credential: Credential) -> Session:
         """Log in; the password of a version without a label is never offered by md5."""
-        return self.database.log_in(credential, scram_only=way not in set(StagingLabel))
+        ask = partial(
+            self.database.log_in, credential, scram_only=way not in set(StagingLabel), reserve=BEFORE_CHANGE_S
+        )
+        return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
 
     def _check_unchanged(self, way: str, credential: Credential) -> None:
-        """Return while the password that let us in is still in force, in the moment before the change is committed.
+        """Return while labels and password are what let us in, in the moment before the change is committed.
 
         The session may be older than another rotation, whose proven password must not be undone. From our ALTER ROLE to
         our COMMIT PostgreSQL keeps every other change of the role waiting. Raises PasswordChangeError, as for a twin.
         """
         try:
-            self._log_in(way, credential).close()
-        except LoginNotAllowedError:
-            return
+            self._check_in_force(credential, RESERVE_S, scram_only=way not in set(StagingLabel))
         except LoginRefusedError as error:
             what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
         else:
+            self._check_labels()
             return
         raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE)
 
-    def _get_in(self, current: Credential, pending: Credential) -> tuple[str, Credential, Session | None]:
-        """Return whose password the database accepts, and a session; None for a session before AWSPENDING's shut door.
+    def _find_way(
+        self, current: Credential, pending: Credential
+    ) -> tuple[str, Credential, Session | LoginNotAllowedError]:
+        """Return whose password the database accepts, and a session, or why its door stays shut.
 
         Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
         """
@@ -102,23 +112,23 @@ class SingleUser(Rotation):
                 skipped += 1
                 continue
             orphan = way not in set(StagingLabel)
+            door: Session | LoginNotAllowedError
             try:
-                session = self._log_in(way, credential)
+                door = self._log_in(way, credential)
             except LoginRefusedError:
                 refused.append(way)
+                continue
             except LoginNotAllowedError as error:
-                if way != StagingLabel.PENDING:
-                    raise
-                logger.warning("The password of AWSPENDING is accepted, but: %s %s", error.what, error.hint)
-                return way, credential, None
+                door = error
             except AuthenticationMethodError:
                 if not orphan:
                     raise
                 skipped += 1
-            else:
-                if orphan:
-                    logger.warning("%s, which has no staging label, had the password that is in force.", way)
-                return way, credential, session
+                continue
+            if orphan:
+                logger.warning("%s, which has no staging label, had the password that is in force.", way)
+                self.measure("Recovered", 1)
+            return way, credential, door
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise LoginRefusedError(
             f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
@@ -166,30 +176,39 @@ class SingleUser(Rotation):
     def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
 
-        It is put back by the session that changed it, and only if nobody else can have touched labels or password
-        since: a put-back over another rotation's proven password would lock everybody out. And only if AWSCURRENT had
-        been in force before: else `put_back` is None.
+        It is put back by the session that changed it, and only if nobody else has touched the labels since: a put-back
+        over another rotation's proven password would lock everybody out. And only if AWSCURRENT had been in force
+        before: else `put_back` is None. Who meets another's change starts over with fresh logins.
         """
-        reason = self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S)
-        if reason is None:
-            return
-        found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
         now = StagingLabel.CURRENT, self.versions.current
-        if put_back is None:
-            raise UnprovenPasswordError(f"{found} AWSCURRENT (version {now[1]}) did not log in before either.")
-        try:
-            self._check_labels()
-            doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
-            if doubt is not None:
-                put_back()
-                doubt = self._disproof(current, *now)
-        except RotationError as error:
-            doubt = error
-        if doubt is None:
-            raise VerificationFailedError(f"{found} AWSCURRENT (version {now[1]}) is in force again, and logs in.")
-        raise UnprovenPasswordError(
-            f"{found} Nor could AWSCURRENT (version {now[1]}) be put back for certain: {doubt.what}"
-        )
+        while True:
+            reason = self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S)
+            if reason is None:
+                return
+            self.memory.clear()
+            found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
+            if put_back is None:
+                raise UnprovenPasswordError(f"{found} AWSCURRENT (version {now[1]}) did not log in before either.")
+            try:
+                self._check_labels()
+                doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
+                if doubt is not None:
+                    put_back()
+                    self.measure("Recovered", 1)
+                    doubt = self._disproof(current, *now)
+            except VersionNotPendingError as error:
+                raise VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
+            except DatabaseError as error:
+                if is_anothers(error) and self.deadline.pause(1.0):
+                    continue
+                doubt = error
+            except RotationError as error:
+                doubt = error
+            if doubt is None:
+                raise VerificationFailedError(f"{found} AWSCURRENT (version {now[1]}) is in force again, and logs in.")
+            raise UnprovenPasswordError(
+                f"{found} Nor could AWSCURRENT (version {now[1]}) be put back for certain: {doubt.what}"
+            )
 
 
 class BySuperuser(SingleUser):
@@ -198,39 +217,40 @@ class BySuperuser(SingleUser):
     __slots__ = ()
 
     def set_password(self, current: Credential, pending: Credential) -> None:
-        """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force, if that was."""
-        proved = self._accepts(current, StagingLabel.CURRENT, self.versions.current)
-        if not proved and self._accepts(pending, StagingLabel.PENDING, self.token):
-            self._check_labels()
+        """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force, if that was.
+
+        A refusal after authentication shows that the password is the role's only where the server has proved who it is.
+        """
+        try:
+            way, _, door = self._find_way(current, pending)
+        except LoginRefusedError as error:
+            logger.warning(
+                "That the secret is for role %a there is by `masterarn` alone. %s", current.username, error.what
+            )
+            way, proved = "", False
+        else:
+            proved = not isinstance(door, LoginNotAllowedError) or self.database.verifies(current)
+            if not isinstance(door, LoginNotAllowedError):
+                door.close()
+        if way == StagingLabel.PENDING:
+            self._remember(None)
             logger.info("The database accepts AWSPENDING already; nothing to do.")
             return
         superuser = self.superusers.of(current)
-        if not proved:
-            logger.warning(
-                "The database refuses AWSCURRENT and AWSPENDING: that the secret is for role %a there is by "
-                "`masterarn` alone. The superuser changes its password all the same.",
-                current.username,
-            )
         on_writer, *elsewhere = self._places(pending, superuser)
         with self._changed_by(superuser, current, pending, proved=proved) as session:
+            changed = self.deadline.clock()
             back = partial(session.change_password_of, current, current, self._check_labels, proved=True)
-            self._verify(current.at(superuser) if elsewhere else current, on_writer, back if proved else None)
+            known = way == StagingLabel.CURRENT
+            self._verify(current.at(superuser) if elsewhere else current, on_writer, back if known else None)
             for place in elsewhere:
                 if reason := self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True):
                     raise UnprovenPasswordError(
                         f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it "
                         f"logs in at the writer: {reason.what}"
                     )
+        self._remember(changed)
         logger.info("Changed the password by the superuser %a; a login proved AWSPENDING.", superuser.username)
-
-    def _accepts(self, credential: Credential, label: StagingLabel, version: str) -> bool:
-        try:
-            session = self.prove(credential, label, version)
-        except LoginRefusedError:
-            return False
-        if session is not None:
-            session.close()
-        return True
 
 
 class AlternatingUsers(Rotation):
@@ -251,11 +271,14 @@ class AlternatingUsers(Rotation):
         AWSCURRENT proves first that the secret is of this database (AWS: «Lambda rotation functions», set_secret). Its
         user is left alone, so nothing is ever put back.
         """
-        session = super().prove(current, StagingLabel.CURRENT, self.versions.current)
+        label, version = StagingLabel.CURRENT, self.versions.current
+        log_in = super()._prove_once  # whoever the session runs as: what it is to be, its superuser sees to
+        session = self.deadline.wait_for(partial(log_in, current, label, version, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
+        proved = session is not None or self.database.verifies(current)
         if session is not None:
             session.close()
         superuser = self.superusers.of(current)
-        with self._changed_by(superuser, current, pending, proved=True):
+        with self._changed_by(superuser, current, pending, proved=proved):
             on_writer, *elsewhere = self._places(pending, superuser)
             reason = self._disproof(on_writer, StagingLabel.PENDING, self.token, RESERVE_S)
             for place in elsewhere:
@@ -266,17 +289,18 @@ class AlternatingUsers(Rotation):
                 f"in: {reason.what} AWSCURRENT (version {self.versions.current}) was not touched.",
                 hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
             )
+        self._remember(None)
         logger.info(
             "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
         )
 
-    def prove(self, credential: Credential, label: StagingLabel, version: str) -> Session:
+    def _prove_once(self, credential: Credential, label: StagingLabel, version: str, reserve: float) -> Session:
         """Return an open session that runs as it should, with the original's rights; a shut door is an error here.
 
         Where a membership was revoked, PostgreSQL lets the user in all the same, with a warning that nobody reads.
         """
         try:
-            session = self.database.log_in(credential)
+            session = self.database.log_in(credential, reserve=reserve)
         except LoginRefusedError as error:
             what = f"{label}, version {version}: {error.what}"
         else:

@@ -26,6 +26,7 @@ CODES = {
     "RotationRefusedError": "rotation-refused",
     "RotationDisabledError": "rotation-disabled",
     "SecretDeletedError": "secret-deleted",
+    "SecretManagedError": "secret-managed",
     "VersionNotStagedError": "version-not-staged",
     "VersionNotPendingError": "version-not-pending",
     "SecretsManagerError": "secrets-manager-failed",

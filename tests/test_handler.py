@@ -84,7 +84,7 @@ class TestRotation:
         assert (secret.document(), secret.labels) == before
         assert role.lets_in(secret.document()["password"])
 
-    def test_needs_thirteen_calls_five_logins_and_no_refusal(
+    def test_needs_fourteen_calls_six_logins_and_no_refusal(
         self, postgres: PostgresServer, secret: Secret, invoke: Invoke
     ) -> None:
         token = begin(secret)
@@ -94,11 +94,11 @@ class TestRotation:
         log = postgres.log()[logged:]
         assert secret.server.calls == [
             *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),
-            *("DescribeSecret", "GetSecretValue", "GetSecretValue"),
+            *("DescribeSecret", "GetSecretValue", "GetSecretValue", "DescribeSecret"),
             *("DescribeSecret", "GetSecretValue"),
             *("DescribeSecret", "GetSecretValue", "UpdateSecretVersionStage"),
         ]
-        assert log.count("connection received") == 5
+        assert log.count("connection received") == 6
         assert log.count("password authentication failed") == 0
 
     @pytest.mark.parametrize("name", ['"; DROP ROLE x; --', "%s", "%(x)s", "a b", "Ünïcode", "x" * 63])

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors, steps
+from rotation_lambda.deadline import HOLD_S
 from rotation_lambda.event import Step
-from rotation_lambda.rotation import Rotation
+from rotation_lambda.rotation import PROOF_S, Proof, Rotation
 from rotation_lambda.settings import Settings, Strategy
 from rotation_lambda.staging import StagingLabel
 from tests.worlds import leaks
@@ -42,12 +43,15 @@ class World:
     clock: FakeClock = field(default_factory=FakeClock)
     superusers: FakeSuperusers = field(default_factory=FakeSuperusers)
     strategy: Strategy = Strategy.AUTO
+    memory: dict[str, Proof] = field(default_factory=dict)
+    measure: Callable[[str, float], None] = lambda *_: None
 
     def take(self, step: Step) -> None:
         versions = self.secrets.describe_secret()
         self.secrets.calls.clear()
         deadline = self.clock.deadline()
-        rotation = Rotation(PENDING, versions, self.secrets, self.database, deadline, self.superusers, self.strategy)
+        world = self.secrets, self.database, deadline, self.superusers
+        rotation = Rotation(PENDING, versions, *world, self.strategy, self.memory, self.measure)
         match step:
             case Step.CREATE_SECRET:
                 steps.create_secret(rotation, SETTINGS.password_policy, self.rotation_token)
@@ -226,10 +230,26 @@ class TestSetSecret:
         world = created()
         world.database.trouble["current"] = errors.DatabaseTimeoutError("silence")
         before = world.state
-        with pytest.raises(errors.DatabaseTimeoutError):
+        with pytest.raises(errors.DatabaseTimeoutError, match=r"silence Waited for an answer for 3\d seconds"):
             world.take(Step.SET_SECRET)
         assert world.state == before
-        assert len(world.database.logins) == 1
+        assert {login.password for login in world.database.logins} == {"current"}
+        assert 24 <= 60 - world.clock.now < 31  # with what a change and its put-back may need
+
+    def test_waits_for_an_answer_before_it_changes_anything(self) -> None:
+        world = created()
+        world.database.trouble["current"] = errors.DatabaseTimeoutError("silence")
+        world.database.at_login[6] = world.database.trouble.clear
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+
+    def test_changes_nothing_with_too_little_time_left(self) -> None:
+        world = created()
+        world.database.at_login[1] = lambda: world.clock.sleep(36.5)
+        with pytest.raises(errors.DatabaseTimeoutError, match="Less than 24 seconds"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == []
+        assert world.database.open_sessions == 0
 
     def test_stops_where_a_login_would_prove_nothing(self) -> None:
         world = created()
@@ -300,13 +320,22 @@ class TestFinishSecret:
         world = set_()
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.secrets.calls == ["GetSecretValue", "GetSecretValue", "UpdateSecretVersionStage"]
+        assert len(world.database.logins) == 2
+        assert world.database.locks == ["app"]
+        assert world.database.open_sessions == 0
+
+    def test_compares_no_versions_that_this_process_has_compared(self) -> None:
+        world = created()
+        world.take(Step.SET_SECRET)
+        world.take(Step.FINISH_SECRET)
         assert world.secrets.calls == ["GetSecretValue", "UpdateSecretVersionStage"]
-        assert len(world.database.logins) == 1
 
     def test_moves_the_label_with_a_warning_when_no_answer_comes_until_the_reserve(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        world = set_()
+        world = created()
+        world.take(Step.SET_SECRET)
         world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
@@ -327,12 +356,120 @@ class TestFinishSecret:
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
 
-    def test_logs_in_afresh_after_it_had_to_wait_for_the_lock(self) -> None:
+    @pytest.mark.parametrize("set_by", ["nobody", "another process", "this process, long ago", "before a put-back"])
+    def test_never_moves_the_label_without_an_answer_to_what_it_has_not_proved_itself(self, set_by: str) -> None:
+        world = created()
+        if set_by != "nobody":
+            world.take(Step.SET_SECRET)
+        if set_by == "another process":
+            world.memory.clear()
+        if set_by == "this process, long ago":
+            world.clock.now += PROOF_S
+        if set_by == "before a put-back":
+            world.database.password = "current"
+            world.database.trouble["pending"] = errors.LoginRefusedError("the pooler's list does not have it.")
+            with pytest.raises(errors.VerificationFailedError):
+                world.take(Step.SET_SECRET)
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        with pytest.raises(errors.DatabaseTimeoutError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_never_moves_the_label_without_an_answer_once_the_labels_have_moved(self) -> None:
+        world = created()
+        world.take(Step.SET_SECRET)
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        world.database.at_login[8] = lambda: world.secrets.labels.update({StagingLabel.PENDING: OLD})
+        with pytest.raises(errors.VersionNotPendingError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_waits_for_an_honest_change_of_the_role(self) -> None:
         world = set_()
         world.database.locked = 3
         world.take(Step.FINISH_SECRET)
-        assert len(world.database.logins) == 2
+        assert len(world.database.logins) == 5
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    @pytest.mark.parametrize("locked", [0, 1_000_000])
+    def test_moves_the_label_where_the_row_cannot_be_had_and_looks_afterwards(self, locked: int) -> None:
+        """Any user may hold the row: that delays the move for as long as an honest change might take."""
+        world = set_()
+        world.database.locked = locked
+        world.database.in_recovery = not locked
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.clock.now <= HOLD_S + 1
+        assert world.secrets.calls[-2:] == ["DescribeSecret", "UpdateSecretVersionStage"]
+        assert world.database.logins[-1].password == "pending"
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("former_works", [True, False])
+    def test_moves_the_label_back_when_the_password_is_another_one_afterwards(self, *, former_works: bool) -> None:
+        world = set_()
+        world.database.in_recovery = True
+        password = "current" if former_works else "the other's"
+        world.database.at_login[2] = lambda: setattr(world.database, "password", password)
+        error = errors.LoginRefusedError if former_works else errors.UnprovenPasswordError
+        with pytest.raises(error, match=f"{'moved back to' if former_works else 'the former AWSCURRENT'} .*{CURRENT}"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if former_works else PENDING)
+
+    @pytest.mark.parametrize(
+        ("keys", "logs_in", "critical"),
+        [({"dbname": "other"}, False, True), ({"dbname": "other"}, True, False), ({"host": "silent"}, None, False)],
+    )
+    def test_leaves_another_login_that_a_person_has_stored(
+        self, keys: dict[str, str], *, logs_in: bool | None, critical: bool
+    ) -> None:
+        world = set_()
+        by_hand = "pending" if logs_in else "by hand"
+        world.secrets.values[CURRENT] = document(by_hand, **keys)
+        if logs_in is None:
+            world.database.trouble["by hand"] = errors.DatabaseTimeoutError("silence")
+        with pytest.raises(errors.CredentialMismatchError, match=next(iter(keys))) as caught:
+            world.take(Step.FINISH_SECRET)
+        assert caught.value.critical == critical
+        assert ("does not log in" in caught.value.what) == critical
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_names_the_other_keys_that_get_lost(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = set_()
+        world.secrets.values[CURRENT] = document("by hand", note="another", added=1)
+        world.take(Step.FINISH_SECRET)
+        assert "its `note`, `added` will not be in the new version" in caplog.text
+        assert "by hand" not in caplog.text
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_proves_the_password_again_while_it_holds_the_row(self) -> None:
+        """A put-back has come between the first login and the lock."""
+        world = set_()
+        world.database.at_login[2] = lambda: setattr(world.database, "password", "current")
+        with pytest.raises(errors.LoginRefusedError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert world.database.open_sessions == 0
+
+    def test_takes_a_reached_connection_limit_for_a_proof_while_it_holds_the_row(self) -> None:
+        world = set_()
+
+        def shut() -> None:
+            world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections for role")
+
+        world.database.at_login[2] = shut
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+    def test_tells_how_long_logins_were_refused(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = created()
+        measured: list[tuple[str, float]] = []
+        world.measure = lambda name, value: measured.append((name, value))
+        world.take(Step.SET_SECRET)
+        world.clock.now += 1.5
+        with caplog.at_level("INFO"):
+            world.take(Step.FINISH_SECRET)
+        assert measured == [("OutageWindow", 1500)]
+        assert "refused for 1500 ms" in caplog.text
 
     def test_finds_that_a_twin_was_faster(self) -> None:
         world = set_()

@@ -40,14 +40,15 @@ ORDER = [
     "postgres.roles",
     "postgres.survey",
     "postgres.tls",
+    "postgres.wire",
     "postgres.session",
     "postgres.login",
     "postgres",
     "preflight.findings",
     "preflight.secret",
     "preflight.session",
-    "preflight.superuser",
     "preflight.database",
+    "preflight.superuser",
     "preflight.run",
     "preflight",
     "preflight.__main__",
@@ -74,6 +75,7 @@ OUTSIDE = {  # what a module may import that is neither Python's nor the house's
     "secrets_manager": BOTOCORE_ERRORS | {"mypy_boto3_secretsmanager"},
     "postgres.login": {"psycopg2"},
     "postgres.session": {"psycopg2"},
+    "postgres.wire": {"psycopg2"},
     "rds": BOTOCORE_ERRORS | {"mypy_boto3_rds"},
     "handler": {"aws_lambda_powertools"},
 }
@@ -238,7 +240,7 @@ def test_lets_in_no_more_of_the_outside_world_than_its_place_allows(module: str)
 @pytest.mark.parametrize(
     ("package", "doors"),
     [
-        ("psycopg2", {"postgres.login", "postgres.session"}),
+        ("psycopg2", {"postgres.login", "postgres.session", "postgres.wire"}),
         ("botocore", {"clients", "secrets_manager", "rds"}),
         ("boto3", set()),
         ("aws_lambda_powertools", {"handler"}),

@@ -51,6 +51,7 @@ def run_pgbouncer(
             "pidfile": folder / "pid",
             "pool_mode": mode,
             "auth_type": "scram-sha-256",
+            "ignore_startup_parameters": "options",
             "auth_file": folder / "users.txt",
         }
         if server.ca_file:

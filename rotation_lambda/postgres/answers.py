@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 
 class _Answer(NamedTuple):
-    """How a text begins, which error it is, and what to do where the words say more than the error's class."""
+    """How a text begins, which error it is, and what to do where the words say more than the error's class.
+
+    `stays` says that waiting does not help, though it does with others of the class.
+    """
 
     pattern: str
     error: type[DatabaseError]
     hint: str | None = None
+    stays: bool = False
 
 
 _TRUST = (
@@ -46,6 +50,12 @@ _NO_DATABASE = "Correct `dbname` in the secret, or create the database."
 _NO_CONNECT = "«GRANT CONNECT ON DATABASE … TO» the role, or give a `dbname` that it may connect to."
 _NO_LOGIN = "«ALTER ROLE … LOGIN» if the role is to log in; otherwise its secret needs no rotation."
 _STRANGER = "What answers at this host and port is not PostgreSQL: correct them in the secret."
+_TLS_WANTED = (
+    'The server requires TLS for this client: remove `"ssl": false` (or `sslmode`) from the secret. If it does not: '
+    "add a line for the function's network and this user to pg_hba.conf."
+)
+_OWN_TIMEOUT = "A timeout that is set for this user or database ends its sessions at once: `ALTER ROLE … RESET` it."
+_FLOOD = "What answers sends far more than a PostgreSQL server does: check host and port in the secret."
 _ANYBODY = "With PGSSLROOTCERT=system anybody's certificate would do: use sslmode verify-full."
 
 # libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
@@ -64,6 +74,12 @@ _ANSWERS = (
     _Answer(r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError, _NO_DATABASE),
     _Answer(r'FATAL:  role ".*" is not permitted to log in$', LoginNotAllowedError, _NO_LOGIN),
     # All others come before the password is looked at, or instead of it.
+    _Answer(
+        r"FATAL:  (?:no pg_hba\.conf entry|pg_hba\.conf rejects connection) for .*, no encryption$",
+        NoHbaEntryError,
+        _TLS_WANTED,
+        stays=True,
+    ),
     _Answer(r"FATAL:  no pg_hba\.conf entry for ", NoHbaEntryError),
     _Answer(r"FATAL:  pg_hba\.conf rejects connection for ", NoHbaEntryError),
     _Answer(r"FATAL:  connection requires a valid client certificate$", AuthenticationMethodError),
@@ -71,9 +87,15 @@ _ANSWERS = (
     _Answer(r"FATAL:  (?:Ident|Peer|certificate) authentication failed for user ", AuthenticationMethodError),
     _Answer(r"FATAL:  the database system is ", DatabaseNotReadyError),
     _Answer(r"FATAL:  sorry, too many clients already$", DatabaseNotReadyError),
+    _Answer(
+        r"FATAL:  terminating connection due to (?:idle-.*|transaction) timeout",
+        DatabaseNotReadyError,
+        _OWN_TIMEOUT,
+        stays=True,
+    ),
     _Answer(r"FATAL:  terminating connection due to ", DatabaseNotReadyError),
     # A pooler's or proxy's own words (PgBouncer, RDS Proxy).
-    _Answer(r"FATAL:  This RDS [Pp]roxy ", PoolerError),
+    _Answer(r"FATAL:  .*\bRDS [Pp]roxy\b", PoolerError),
     _Answer(r"FATAL:  no such (?:database|user)\b", PoolerError),
     _Answer(r"FATAL:  (?:server login |server_login_retry|server DNS lookup failed|pgbouncer |bouncer )", PoolerError),
     _Answer(r"FATAL:  (?:query_wait_timeout|client_login_timeout|no more connections allowed)", PoolerError),
@@ -95,6 +117,7 @@ _ANSWERS = (
     _Answer(r"expected authentication request from server, but received", ConnectionFailedError, _STRANGER),
     _Answer(r"server sent an error response during SSL exchange", ConnectionFailedError, _STRANGER),
     _Answer(r"Connection timed out$", DatabaseTimeoutError),
+    _Answer(r"the server sent more than ", DatabaseUnreachableError, _FLOOD, stays=True),  # postgres/wire.py
 )
 _SOMEBODY_REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
@@ -108,9 +131,11 @@ def read_answer(text: str, credential: Credential) -> DatabaseError:
     somebody = _SOMEBODY_REFUSED.match(answer)
     if somebody and somebody[1] != credential.username:
         return PoolerError(f"{name_login(credential)}: a pooler answered, whose own login failed: {one_line(answer)}.")
-    for pattern, error, hint in _ANSWERS:
+    for pattern, kind, hint, stays in _ANSWERS:
         if re.match(pattern, answer):
-            return error(f"{name_login(credential)}: {one_line(answer)}.", hint=hint)
+            error = kind(f"{name_login(credential)}: {one_line(answer)}.", hint=hint)
+            error.unknown &= not stays
+            return error
     return DatabaseUnreachableError(f"{name_login(credential)}: {one_line(text)}.")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,8 @@ from rotation_lambda.errors import (
 )
 from rotation_lambda.postgres import tls
 from rotation_lambda.postgres.answers import name_login, read_answer
-from rotation_lambda.postgres.session import MD5, SCRAM, Session, wait
+from rotation_lambda.postgres.session import MD5, OPTIONS, SCRAM, Session
+from rotation_lambda.postgres.wire import wait
 from rotation_lambda.settings import PLATFORM_ROOTS
 
 if TYPE_CHECKING:
@@ -68,36 +70,48 @@ class Postgres:
         if self.sslrootcert == PLATFORM_ROOTS:
             os.environ["SSL_CERT_FILE"] = tls.platform_roots()
 
-    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
+    def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> Session:
         """Return an open session in which the server itself, and no pooler, knows the credential's user.
 
         The answer has three forms. *Accepted*: a session, or LoginNotAllowedError where the password is right and the
         door stays shut. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
+        All of it takes CONNECT_TIMEOUT_S at most, and never touches the last `reserve` seconds of the step.
 
         SCRAM is asked for first, with which a server proves that it knows the password and never learns it (RFC 5802).
         Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
         a server that asks for clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
         """
+        seconds = min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
+        if not seconds:
+            raise DatabaseTimeoutError(
+                f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows.",
+                hint="Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more.",
+            )
+        end = time.monotonic() + seconds
         try:
-            return self._connect(credential, SCRAM)
+            return self._connect(credential, SCRAM, end)
         except AuthenticationMethodError as error:
             if scram_only or _MD5_WANTED not in error.what:
                 raise
-        return self._connect(credential, MD5)
+        return self._connect(credential, MD5, end)
 
-    def _connect(self, credential: Credential, require_auth: str) -> Session:
-        """Try one address of the host after the other, until one answers."""
-        *others, last = self.look_up(credential)
-        for address in others:
+    def verifies(self, credential: Credential) -> bool:
+        """Tell whether a login with this credential has the server prove by its certificate who it is."""
+        return (credential.sslmode or self.sslmode) in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
+
+    def _connect(self, credential: Credential, require_auth: str, end: float) -> Session:
+        """Try one address of the host after the other, until one answers; each gets its share of the time."""
+        addresses = self.look_up(credential)
+        for number, address in enumerate(addresses):
+            seconds = (end - time.monotonic()) / (len(addresses) - number)
             try:
-                return self._connect_to(address, credential, require_auth)
-            except (ConnectionFailedError, DatabaseTimeoutError):
-                continue
-        return self._connect_to(last, credential, require_auth)
+                return self._connect_to(address, credential, require_auth, max(0.0, seconds))
+            except (ConnectionFailedError, DatabaseTimeoutError) as error:
+                failure = error
+        raise failure
 
-    def _connect_to(self, address: str, credential: Credential, require_auth: str) -> Session:
-        sslmode = credential.sslmode or self.sslmode
-        verified = sslmode in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
+    def _connect_to(self, address: str, credential: Credential, require_auth: str, seconds: float) -> Session:
+        end = time.monotonic() + seconds
         host, port = credential.address
         connection = None
         try:
@@ -109,23 +123,24 @@ class Postgres:
                 user=credential.username,
                 password=credential.password,
                 require_auth=require_auth,
-                sslmode=str(sslmode),
-                sslrootcert=self.sslrootcert if verified else "",
+                sslmode=str(credential.sslmode or self.sslmode),
+                sslrootcert=self.sslrootcert if self.verifies(credential) else "",
                 sslcertmode="disable",
                 channel_binding="prefer",
                 gssencmode="disable",
                 client_encoding="UTF8",
+                options=OPTIONS,
                 application_name="rotation_lambda",
                 async_=True,
             )
-            wait(connection, min(CONNECT_TIMEOUT_S, self.deadline.left()))
+            wait(connection, seconds)
             session = Session(connection, credential, require_auth, self.deadline)
-            session.look_around()
+            session.look_around(max(0.0, end - time.monotonic()))
         except psycopg2.Error as error:
             failure = read_answer(str(error), credential)
-        except TimeoutError as error:
+        except TimeoutError:
             failure = DatabaseTimeoutError(
-                f"{name_login(credential)}: no answer from {address} within {error} seconds."
+                f"{name_login(credential)}: no answer from {address} within {seconds:.1f} seconds."
             )
         except DatabaseError as error:
             failure = error

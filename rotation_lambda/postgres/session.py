@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-import time
+from contextlib import suppress
 from dataclasses import dataclass, field
-from select import select
 from typing import TYPE_CHECKING, Any, Self
 
 import psycopg2
-from psycopg2.extensions import POLL_OK, POLL_READ, encrypt_password
+from psycopg2.extensions import encrypt_password
 
+from rotation_lambda.deadline import HOLD_S, RESERVE_S
 from rotation_lambda.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
     DatabaseUnreachableError,
     PasswordChangeError,
     PoolerError,
+    RoleLockedError,
     RoleNotPreparedError,
 )
 from rotation_lambda.postgres import roles, survey
-from rotation_lambda.postgres.answers import name_login, one_line
+from rotation_lambda.postgres.answers import name_login, one_line, read_answer
+from rotation_lambda.postgres.wire import wait
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -31,29 +33,55 @@ if TYPE_CHECKING:
 
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 3.0
-_GRACE_S = 1.0  # for the server to tell us that its own timeout has struck
+ANSWER_TIMEOUT_S = STATEMENT_TIMEOUT_S + 1.0
+"""A second more, for the server to tell us that its own timeout has struck."""
 
 SCRAM, MD5 = "scram-sha-256", "md5"
-# A database's owner can set a search_path for everybody who logs in, and have a superuser run functions of his own.
-_PRECAUTIONS = (
-    f"SET LOCAL statement_timeout = '{STATEMENT_TIMEOUT_S:.0f}s'; SET LOCAL lock_timeout = '{LOCK_TIMEOUT_S:.0f}s'; "
-    "SET LOCAL search_path = pg_catalog, pg_temp"
+LEAST_ITERATIONS, MOST_ITERATIONS = 4096, 1_000_000
+
+# What a session starts with, whatever is set for its role or its database (PostgreSQL 53.7 StartupMessage, options): no
+# query of ours runs under a timeout of 1 ms, waits for other transactions, or finds an owner's functions by their name.
+OPTIONS = " ".join(
+    f"-c {name}={value}"
+    for name, value in {
+        "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
+        "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
+        "search_path": "pg_catalog,pg_temp",
+        "datestyle": "ISO",
+        "timezone": "UTC",
+        "default_transaction_isolation": r"read\ committed",
+        "default_transaction_deferrable": "off",
+        "default_transaction_read_only": "off",
+    }.items()
 )
-_BEGIN = f"BEGIN READ WRITE; {_PRECAUTIONS}; SET LOCAL ROLE NONE"
-# The session must outlive the second login, but not for long an invocation that was killed (AWS: 15 minutes at most),
-# since it has the lock. Through a pooler this would become the next client's setting: not done there.
-_SESSION_SETTINGS = (
-    "SELECT set_config(name, value, false) FROM pg_settings JOIN (VALUES ('search_path', 'pg_catalog, pg_temp'), "
-    "('idle_session_timeout', '15min'), "
-    "('idle_in_transaction_session_timeout', '1min'), ('transaction_timeout', '1min'), ('tcp_keepalives_idle', '10'), "
-    "('tcp_keepalives_interval', '5'), ('tcp_keepalives_count', '3')) AS ours (name, value) USING (name) "
-    "WHERE pg_backend_pid() = %(pid)s"
+# What is set after the login, for an older server would refuse it before: the session outlives the logins that prove a
+# password, but not for long a function that was killed. A database's owner decides neither how long a verifier takes
+# to make nor how weak it is. Through a pooler all this would become the next client's: not done there.
+_SETTINGS = {
+    "idle_session_timeout": (140000, "'15min'"),
+    "idle_in_transaction_session_timeout": (0, "%(end)s"),
+    "transaction_timeout": (170000, "%(end)s"),
+    "client_connection_check_interval": (150000, "'2s'"),
+    "tcp_keepalives_idle": (0, "'10'"),
+    "tcp_keepalives_interval": (0, "'5'"),
+    "tcp_keepalives_count": (0, "'3'"),
+    "scram_iterations": (
+        160000,
+        f"least({MOST_ITERATIONS}, greatest({LEAST_ITERATIONS}, current_setting('scram_iterations')::int))::text",
+    ),
+}
+_BEGIN = "BEGIN READ WRITE; SET LOCAL ROLE NONE"
+# COMMIT waits for no standby: a wait that is given up leaves a change that comes into force later, behind a step that
+# has reported its failure (PostgreSQL 19.5 synchronous_commit).
+_CHANGE = (
+    f"{_BEGIN}; SET LOCAL synchronous_commit = local; SET LOCAL idle_in_transaction_session_timeout = '{HOLD_S:.0f}s'"
 )
 _READ_ONLY = {"25006", "0A000"}
+_LOCKED = "55P03"  # lock_not_available: lock_timeout has struck
+_ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # … had come before our COMMIT
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: somebody else may do it
 _CHANGE_HINTS = {
     "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
-    "55P03": "Another transaction holds pg_authid's row: look for it in pg_locks. Secrets Manager retries.",
     "57014": "The statement took longer than 5 seconds: is the server overloaded? Secrets Manager retries.",
     "22023": "A password-checking extension of the server said no; its settings decide what it takes.",
 }
@@ -62,16 +90,26 @@ _PLAIN_TEXT_WANTED = (
     "A password-checking extension wants to see passwords in plain text, which would leave them in the server's log. "
     "Let it take verifiers: credcheck.encrypted_password_allowed = on."
 )
-_LOCK_CLASS = 0x526F74  # "Rot": keeps our advisory locks apart from the applications'
+# Who keeps others from changing a role: whoever has changed one, in any database, and has not ended the transaction. Of
+# others' sessions everybody sees who and which process (PostgreSQL 27.2.3); a prepared transaction has no process.
+_HOLDERS = """
+SELECT CASE WHEN it.pid IS NULL
+    THEN format('prepared transaction %L of user %L, since %s', gid, owner, prepared::timestamp(0))
+    ELSE format('process %s of user %L', it.pid, usename) END
+FROM pg_locks AS it LEFT JOIN pg_stat_activity USING (pid)
+    LEFT JOIN pg_locks AS own ON it.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+        AND own.virtualtransaction = it.virtualtransaction
+    LEFT JOIN pg_prepared_xacts ON pg_prepared_xacts.transaction = own.transactionid
+WHERE it.locktype = 'relation' AND it.relation = 'pg_authid'::regclass AND it.granted
+    AND it.mode NOT IN ('AccessShareLock', 'RowShareLock')
+    AND it.pid IS DISTINCT FROM pg_backend_pid()
+LIMIT 3
+"""
 
 
 @dataclass(slots=True)
 class Session:
-    """One login, open until it is closed. `authentication` is the method by which the server let us in.
-
-    The connection is asynchronous in psycopg2's sense («Asynchronous support»): libpq's own waiting has no end, so that
-    a stalled network would hold the step until Lambda kills it (connect_timeout covers the login alone).
-    """
+    """One login, open until it is closed. `authentication` is the method by which the server let us in."""
 
     _connection: Connection = field(repr=False)
     credential: Credential
@@ -94,41 +132,26 @@ class Session:
         """Log out. What was not committed is rolled back, and locks are released, by the server."""
         self._connection.close()
 
-    def look_around(self) -> None:
-        """See before anything is done whose session this is, and that it is the server's own.
+    def look_around(self, seconds: float) -> None:
+        """See within so many seconds, before anything is done, whose session this is, and that it is the server's own.
 
         Behind a pooler the backend's process id is not the one that the connection was told, and behind a pooler with a
         server user of its own ALTER ROLE SESSION_USER would change somebody else's password: PoolerError.
         """
-        pid = self._connection.info.backend_pid
-        self._ask(f"BEGIN READ ONLY; {_PRECAUTIONS}; {_SESSION_SETTINGS}", {"pid": pid})
-        [(user, backend_pid, self.in_recovery)] = self._ask(
-            "SELECT session_user, pg_backend_pid(), pg_is_in_recovery()"
+        info = self._connection.info
+        ours = [
+            f"set_config('{name}', {value}, false)"
+            for name, (since, value) in _SETTINGS.items()
+            if info.server_version >= since
+        ]
+        [(user, backend_pid, self.in_recovery, _)] = self._ask(
+            "SELECT session_user::text, pg_backend_pid(), pg_is_in_recovery(), "
+            f"CASE WHEN pg_backend_pid() = %(pid)s THEN ({', '.join(ours)}) END IS NULL",
+            {"pid": info.backend_pid, "end": f"{max(1, round(self._deadline.left()))}s"},
+            seconds,
         )
-        self._ask("COMMIT")
-        if user != self.credential.username or backend_pid != pid:
+        if user != self.credential.username or backend_pid != info.backend_pid:
             raise PoolerError(f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
-
-    def try_lock(self, role: str) -> bool:
-        """Take the lock that keeps two rotations of one role apart, until this session ends; False where it is taken.
-
-        It is an advisory lock of this database's (PostgreSQL 13.3.5): workers in another database do not see it.
-        """
-        [(taken,)] = self._ask("SELECT pg_try_advisory_lock(%s, hashtext(%s))", (_LOCK_CLASS, role))
-        return bool(taken)
-
-    def lock_holder(self, role: str) -> str:
-        """Tell who holds the lock."""
-        holders = self._ask(
-            "SELECT pid, application_name, client_addr, backend_start::timestamp(0) FROM pg_locks "
-            "JOIN pg_stat_activity USING (pid) WHERE locktype = 'advisory' AND granted AND classid = %s "
-            "AND objid = (hashtext(%s)::bigint & 4294967295)::oid",
-            (_LOCK_CLASS, role),
-        )
-        if not holders:
-            return "nobody any more"
-        pid, name, address, since = holders[0]
-        return f"process {pid} ({name or 'no application_name'}, from {address or 'the server itself'}, since {since})"
 
     def survey(self) -> survey.Survey:
         """Return what this session can see of its role and its server; nothing is changed."""
@@ -180,14 +203,25 @@ class Session:
         asks for SCRAM. SESSION_USER needs no quoting of a hostile name, and SET LOCAL ROLE NONE undoes the role that a
         session may have been started under (PostgreSQL, ALTER ROLE … SET role).
 
-        Raises DatabaseReadOnlyError or PasswordChangeError. After either the old password holds, unless the message
-        says that COMMIT was not confirmed.
+        Raises DatabaseReadOnlyError, RoleLockedError or PasswordChangeError. After either the old password holds,
+        unless the message says that COMMIT was not confirmed.
         """
+        self._change("SESSION_USER", self._verifier_of(password), confirm)
+
+    def hold_role(self, password: str) -> None:
+        """Keep everybody else from changing the user's password, in any database, until this session is closed.
+
+        The role's row in pg_authid is the lock: this sets the password that the user has, in a transaction that is
+        never committed. Raises what change_password() raises where the row cannot be had; nothing is held then.
+        """
+        verifier = self._verifier_of(password)
+        self._attempt(lambda: self._alter(_BEGIN, "SESSION_USER", verifier))
+
+    def _verifier_of(self, password: str) -> str:
         algorithm = SCRAM
         if self.authentication == MD5:
             [(algorithm,)] = self._ask("SHOW password_encryption")
-        verifier = encrypt_password(password, self.credential.username, self._connection, algorithm)
-        self._change("SESSION_USER", verifier, confirm)
+        return str(encrypt_password(password, self.credential.username, self._connection, algorithm))
 
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
@@ -211,18 +245,30 @@ class Session:
     def _change(
         self, role: str, verifier: str, confirm: Callable[[], None], prepare: Callable[[], None] = lambda: None
     ) -> None:
+        self._attempt(lambda: self._alter(_CHANGE, role, verifier, prepare))
+        confirm()
+        seconds = max(ANSWER_TIMEOUT_S, self._deadline.left(RESERVE_S))  # what is given up now may come true later
+        self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
+
+    def _alter(self, begin: str, role: str, verifier: str, prepare: Callable[[], None] = lambda: None) -> None:
+        self._execute(begin)
+        prepare()
+        self._execute(f"ALTER ROLE {role.replace('%', '%%')} PASSWORD %s", (verifier,))
+
+    def _attempt(self, change: Callable[[], object], *, committing: bool = False) -> None:
+        """Do what changes a role, and turn psycopg2's exceptions into this project's."""
         if self.in_recovery:
             raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
-        committing = False
         try:
-            self._execute(_BEGIN)
-            prepare()
-            self._execute(f"ALTER ROLE {role.replace('%', '%%')} PASSWORD %s", (verifier,))
-            confirm()
-            committing = True
-            self._execute("COMMIT")
+            change()
         except (psycopg2.Error, TimeoutError) as error:
             failure = _read_change_failure(error, self.credential, committing=committing)
+            with suppress(psycopg2.Error, TimeoutError):
+                self._execute("ROLLBACK")
+                if getattr(error, "pgcode", None) == _LOCKED:
+                    holders = ", ".join(ascii(holder) for (holder,) in self._execute(_HOLDERS)) or "none any more"
+                    what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
+                    failure = RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
         else:
             return
         raise failure
@@ -246,29 +292,27 @@ class Session:
                 hint=f"Run as a role that may: {' '.join(wanted)}",
             )
 
-    def _ask(self, query: str, parameters: object = None) -> list[tuple[Any, ...]]:
+    def _ask(self, query: str, parameters: object = None, seconds: float = ANSWER_TIMEOUT_S) -> list[tuple[Any, ...]]:
         """Run a query whose failure says nothing about a password."""
         try:
-            return self._execute(query, parameters)
+            return self._execute(query, parameters, seconds)
         except (psycopg2.Error, TimeoutError) as error:
-            failure = DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
+            if isinstance(error, TimeoutError) or error.pgcode:
+                failure: DatabaseError = DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
+            else:
+                failure = read_answer(str(error), self.credential)
         raise failure
 
-    def _execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:  # noqa: ANN401 - psycopg2's own
+    def _execute(
+        self,
+        query: str,
+        parameters: Any = None,  # noqa: ANN401 - psycopg2's own
+        seconds: float = ANSWER_TIMEOUT_S,
+    ) -> list[tuple[Any, ...]]:
         cursor = self._connection.cursor()
         cursor.execute(query, parameters)
-        wait(self._connection, min(STATEMENT_TIMEOUT_S + _GRACE_S, self._deadline.left()))
+        wait(self._connection, min(seconds, self._deadline.left()))
         return cursor.fetchall() if cursor.description else []
-
-
-def wait(connection: Connection, seconds: float) -> None:
-    """Wait until the connection has done what it was asked; TimeoutError, with the seconds, if that takes longer."""
-    end = time.monotonic() + seconds
-    while (state := connection.poll()) != POLL_OK:
-        descriptor, left = [connection.fileno()], end - time.monotonic()
-        wanted = (descriptor, []) if state == POLL_READ else ([], descriptor)
-        if left <= 0 or not any(select(*wanted, [], left)):
-            raise TimeoutError(f"{seconds:.1f}")
 
 
 def _read_change_failure(
@@ -277,12 +321,15 @@ def _read_change_failure(
     sqlstate = getattr(error, "pgcode", None)
     if sqlstate in _READ_ONLY:
         return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({_cause(error)}).")
-    if committing:
+    in_doubt = committing and _ROLLED_BACK not in str(error)
+    if in_doubt:
         what = "COMMIT was not confirmed, so the new password may be in force or not; the next try finds out"
     else:
         what = "ALTER ROLE was not carried out, the old password holds"
     hint = _PLAIN_TEXT_WANTED if "not a plain text" in _cause(error) else _CHANGE_HINTS.get(sqlstate or "")
-    return PasswordChangeError(f"{name_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint)
+    return PasswordChangeError(
+        f"{name_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint, in_doubt=in_doubt
+    )
 
 
 def _cause(error: psycopg2.Error | TimeoutError) -> str:

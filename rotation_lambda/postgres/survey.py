@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
-    from datetime import datetime
 
 VERIFIERS_ALLOWED = "credcheck.encrypted_password_allowed"
 _SETTINGS = (
@@ -18,10 +17,13 @@ _SETTINGS = (
     "password_encryption",
     "pg_stat_statements.track_utility",
     "pgaudit.log",
+    "scram_iterations",
 )
 QUERY = """
-SELECT current_setting('server_version'), clock_timestamp(), rolsuper, rolcreaterole,
-    nullif(rolvaliduntil, 'infinity'), nullif(rolconnlimit, -1),
+SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8, rolsuper, rolcreaterole,
+    nullif(rolvaliduntil, 'infinity')::timestamp(0)::text,
+    floor(extract(epoch FROM nullif(rolvaliduntil, 'infinity') - clock_timestamp()) / 86400)::float8,
+    nullif(rolconnlimit, -1),
     (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user),
     (SELECT count(*) FROM pg_stat_activity
         WHERE usename = session_user AND application_name = 'rotation_lambda' AND pid <> pg_backend_pid()),
@@ -31,7 +33,7 @@ SELECT current_setting('server_version'), clock_timestamp(), rolsuper, rolcreate
         WHERE other.rolname LIKE 'rds%%' AND pg_has_role(session_user, other.oid, 'MEMBER')),
     coalesce(current_setting('rds.restrict_password_commands', true), 'off') IN ('on', 'true', '1'),
     EXISTS (SELECT FROM pg_settings WHERE name LIKE 'credcheck.%%' OR name LIKE 'passwordcheck.%%'),
-    (SELECT jsonb_object_agg(name, setting) FROM pg_settings WHERE name = ANY (%(names)s))
+    (SELECT jsonb_object_agg(name, reset_val) FROM pg_settings WHERE name = ANY (%(names)s))
 FROM pg_roles WHERE rolname = session_user
 """
 PARAMETERS = {"names": list(_SETTINGS)}
@@ -39,13 +41,18 @@ PARAMETERS = {"names": list(_SETTINGS)}
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """One row: the columns of QUERY, in their order. None stands for no limit and no end."""
+    """One row: the columns of QUERY, in their order. None stands for no limit and no end.
+
+    `clock` is in seconds since 1970 by the server's clock, `valid_until` in UTC and as PostgreSQL writes it: a date
+    past 9999 is none of Python's. `settings` are what the session began with.
+    """
 
     version: str
-    clock: datetime
+    clock: float
     superuser: bool
     createrole: bool
-    valid_until: datetime | None
+    valid_until: str | None
+    days_left: float | None
     connection_limit: int | None
     connections: int
     other_rotations: int

@@ -175,15 +175,21 @@ class _Greeting:
 
 
 def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: float) -> _Greeting | None:
-    """Shake hands and hang up; None where the server offers no TLS."""
-    left = max(0.1, end - time.monotonic())
-    with closing(socket.create_connection((address, port), timeout=left)) as plain:
+    """Shake hands and hang up before `end`, whatever is sent in between; None where the server offers no TLS."""
+
+    def left() -> float:
+        return max(0.01, end - time.monotonic())
+
+    with closing(socket.create_connection((address, port), timeout=left())) as plain:
         plain.sendall(_SSL_REQUEST)
+        plain.settimeout(left())
         if plain.recv(1) != b"S":
             return None
+        plain.settimeout(left())  # of the whole handshake: the ssl module counts it down
         with context.wrap_socket(plain, server_hostname=None if _is_address(name) else name) as encrypted:
             der, said = encrypted.getpeercert(binary_form=True), encrypted.getpeercert()
             greeting = _Greeting(der or b"", said or {}, encrypted.version() or "")
+            encrypted.settimeout(min(0.5, left()))
             with suppress(OSError):  # a farewell, so that the server's log has no «connection reset» of ours
                 encrypted.unwrap()
             return greeting

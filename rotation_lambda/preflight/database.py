@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import time
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 from rotation_lambda.credential import SslMode
+from rotation_lambda.deadline import RESERVE_S
 from rotation_lambda.errors import (
     AuthenticationMethodError,
     ConfigurationError,
@@ -49,6 +51,7 @@ CHECKS = (
     "login AWSPREVIOUS",
 )
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
+_MUCH_CPU_S = 0.5  # libpq computes a verifier's iterations without an end; 1,000,000 take about as long
 _CURRENT, _PENDING, _PREVIOUS = (f"login {label}" for label in StagingLabel)
 
 
@@ -66,12 +69,12 @@ def check_database(
     address = yield from _way(database, current)
     if address is None:
         return None
-    began = time.monotonic()
-    answer = _log_in(database, current)
-    milliseconds = 1000 * (time.monotonic() - began)
+    began, spent = time.monotonic(), time.process_time()
+    answer = log_in(database, current)
+    milliseconds, spent = 1000 * (time.monotonic() - began), time.process_time() - spent
     yield from _tls(database, address, current, answer)
     yield from _authentication(answer)
-    session = yield from _logins(database, versions, current, answer, milliseconds)
+    session = yield from _logins(database, versions, current, answer, (milliseconds, spent))
     if session is not None:
         with session:
             survey = session.survey()
@@ -115,7 +118,20 @@ def _way(database: Postgres, current: Credential) -> Generator[Finding, None, st
         yield Finding.failure("DNS", error)
         return None
     yield Finding("DNS", Status.OK, f"{host} is {', '.join(addresses)}")
-    reached, failed = [], []
+    try:
+        reached, failed = database.deadline.wait_for(partial(_reach, addresses, current), RESERVE_S)
+    except DatabaseError as error:
+        yield Finding.failure("TCP", error)
+        return None
+    seen = "; ".join([*(f"{address} port {port} in {ms:.0f} ms" for address, ms in reached.items()), *failed])
+    action = "Some addresses do not answer, so that every login waits." if failed else ""
+    yield Finding("TCP", Status.WARNING if action else Status.OK, seen, action)
+    return next(iter(reached))
+
+
+def _reach(addresses: list[str], current: Credential) -> tuple[dict[str, float], list[str]]:
+    """Return which addresses let themselves be reached, in how many milliseconds, and what is told of the others."""
+    port, reached, failed = current.address[1], {}, []
     for address in addresses:
         began = time.monotonic()
         try:
@@ -124,19 +140,17 @@ def _way(database: Postgres, current: Credential) -> Generator[Finding, None, st
             failed.append(f"{address} port {port}: {error.strerror or 'no answer'}")
             kind = DatabaseTimeoutError if isinstance(error, TimeoutError) else ConnectionFailedError
         else:
-            reached.append((address, f"{address} port {port} in {1000 * (time.monotonic() - began):.0f} ms"))
+            reached[address] = 1000 * (time.monotonic() - began)
     if not reached:
-        yield Finding.failure("TCP", kind(f"{name_login(current)}: TCP fails: {'; '.join(failed)}."))
-        return None
-    seen = "; ".join([*(told for _, told in reached), *failed])
-    action = "Some addresses do not answer, so that every login waits." if failed else ""
-    yield Finding("TCP", Status.WARNING if action else Status.OK, seen, action)
-    return reached[0][0]
+        raise kind(f"{name_login(current)}: TCP fails: {'; '.join(failed)}.")
+    return reached, failed
 
 
-def _log_in(database: Postgres, credential: Credential) -> Session | DatabaseError:
+def log_in(database: Postgres, credential: Credential, *, scram_only: bool = False) -> Session | DatabaseError:
+    """Return a session, or what stands in its way; what may pass is waited for, as in a rotation."""
+    ask = partial(database.log_in, credential, scram_only=scram_only, reserve=RESERVE_S)
     try:
-        return database.log_in(credential)
+        return database.deadline.wait_for(ask, RESERVE_S)
     except DatabaseError as error:
         return error
 
@@ -194,8 +208,22 @@ def _method(authentication: str) -> Finding:
     )
 
 
+def _let_in(current: Credential, milliseconds: float, spent: float) -> Finding:
+    """Tell how long the login took, and whether it was this function that took so long."""
+    seen = f"role {current.username!a} is let in to database {current.dbname!a}, in {milliseconds:.0f} ms"
+    if spent <= _MUCH_CPU_S:
+        return Finding(_CURRENT, Status.OK, seen)
+    seen += f", {spent:.1f} seconds of them this function's own CPU"
+    action = "Its SCRAM verifier has many iterations: set scram_iterations = 4096 for the user, and rotate."
+    return Finding(_CURRENT, Status.WARNING, seen, action)
+
+
 def _logins(
-    database: Postgres, versions: Versions, current: Credential, answer: Session | DatabaseError, milliseconds: float
+    database: Postgres,
+    versions: Versions,
+    current: Credential,
+    answer: Session | DatabaseError,
+    took: tuple[float, float],
 ) -> Generator[Finding, None, Session | None]:
     """Yield the labels' findings; return a session of the first that has one."""
     if isinstance(answer, DatabaseError) and not isinstance(answer, LoginRefusedError):
@@ -204,8 +232,7 @@ def _logins(
         return None
     pending = yield from _pending(database, versions, current, answer)
     if not isinstance(answer, DatabaseError):
-        seen = f"role {current.username!a} is let in to database {current.dbname!a}, in {milliseconds:.0f} ms"
-        yield Finding(_CURRENT, Status.OK, seen)
+        yield _let_in(current, *took)
         yield Finding(_PREVIOUS, Status.NOT_REACHED, "not tried, since AWSCURRENT logs in")
         if pending is not None and not isinstance(pending, DatabaseError):
             pending.close()
@@ -263,7 +290,7 @@ def _pending(
     if value.password == current.password:
         yield Finding(_PENDING, Status.OK, "has AWSCURRENT's password")
         return None
-    pending = _log_in(database, value)
+    pending = log_in(database, value)
     if isinstance(pending, LoginRefusedError):
         yield Finding(_PENDING, Status.OK, "refused, as it has to be before setSecret")
     elif isinstance(pending, DatabaseError):
@@ -283,7 +310,7 @@ def _previous(
     if value is None or value.username != current.username or value.password == current.password:
         yield Finding(_PREVIOUS, Status.NOT_REACHED, "no other password of this role has it")
         return None
-    previous = _log_in(database, current.with_password(value.password))
+    previous = log_in(database, current.with_password(value.password))
     if isinstance(previous, LoginRefusedError):
         yield Finding(_PREVIOUS, Status.OK, "refused, as it has to be after a rotation")
     elif isinstance(previous, DatabaseError):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rotation_lambda import clients
 from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
-from rotation_lambda.errors import ConfigurationError
+from rotation_lambda.errors import ConfigurationError, RotationError
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.preflight import database, secret, session, superuser
 from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Status
@@ -51,7 +51,12 @@ def run(
     began = time.monotonic()
     deadline = Deadline(began + (seconds or _AT_LEISURE_S) - REPORT_S)
     walk = chain([_timeout(seconds)], _walk(secret_id, environment, deadline, function_arn))
-    found = {finding.check: finding for finding in map(tell, walk)}
+    found: dict[str, Finding] = {}
+    try:
+        found.update((finding.check, finding) for finding in map(tell, walk))
+    except RotationError as error:  # a session that broke in the middle of a look
+        check = next(check for check in CHECKS if check not in found)
+        found[check] = tell(Finding.failure(check, error))
     findings = tuple(found.get(check, _not_reached(check)) for check in CHECKS)
     return Report(secret_id, findings, time.monotonic() - began)
 

@@ -87,7 +87,8 @@ def check_secret(
         yield Finding("Secrets Manager", Status.FAILED, f"{error.what} {_way(endpoint)}", error.hint, error.code)
         return None
     yield _answered(endpoint, time.monotonic() - began)
-    yield check_clock("clock", description.clock, "Secrets Manager's")
+    clock = description.clock.timestamp() if description.clock else None
+    yield check_clock("clock", clock, "Secrets Manager's")
     yield Finding("DescribeSecret", Status.OK, "allowed")
     secrets = replace(secrets, secret_id=description.arn)
     yield from _permissions(secrets, settings)
@@ -118,11 +119,11 @@ def _way(endpoint: str) -> str:
     return f"{host} is {address}, {place}; DNS and TCP took {(time.monotonic() - began) * 1000:.0f} ms."
 
 
-def check_clock(check: str, theirs: datetime | None, whose: str) -> Finding:
-    """Compare a clock with this machine's."""
+def check_clock(check: str, theirs: float | None, whose: str) -> Finding:
+    """Compare a clock, in seconds since 1970, with this machine's."""
     if theirs is None:
         return Finding(check, Status.NOT_REACHED, f"{whose} answer has no date.")
-    skew = abs((datetime.now(UTC) - theirs).total_seconds())
+    skew = abs(time.time() - theirs)
     if skew <= _WARN_SKEW_S:
         return Finding(check, Status.OK, f"{whose} clock and this one agree.")
     status = Status.WARNING if skew < _MOST_SKEW_S else Status.FAILED

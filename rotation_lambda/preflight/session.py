@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from rotation_lambda.errors import DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.roles import quote_name
+from rotation_lambda.postgres.session import LEAST_ITERATIONS, MOST_ITERATIONS
 from rotation_lambda.postgres.survey import VERIFIERS_ALLOWED
 from rotation_lambda.preflight.findings import Finding, Status
 from rotation_lambda.preflight.secret import check_clock
@@ -53,8 +54,8 @@ def _role(survey: Survey) -> Finding:
     seen = "may log in" + (", is a superuser" if survey.superuser else "")
     if survey.valid_until is None:
         return Finding("role", Status.OK, f"{seen}, without an end")
-    days = (survey.valid_until - survey.clock).days
-    seen += f", until {survey.valid_until:%Y-%m-%d %H:%M} (VALID UNTIL), {days} days from now"
+    days = survey.days_left or 0.0
+    seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
     if days >= _SOON_DAYS:
         return Finding("role", Status.OK, seen)
     action = "A rotation does not move that date: «ALTER ROLE … VALID UNTIL 'infinity'», or a later one."
@@ -114,6 +115,15 @@ def _connections(survey: Survey) -> Finding:
 
 def _encryption(session: Session, survey: Survey) -> Finding:
     setting = survey.settings.get("password_encryption", "unknown")
+    iterations = int(survey.settings.get("scram_iterations", LEAST_ITERATIONS))
+    if not LEAST_ITERATIONS <= iterations <= MOST_ITERATIONS:
+        return Finding(
+            "password encryption",
+            Status.WARNING,
+            f"{setting}, with scram_iterations = {iterations}; a rotation makes verifiers of {LEAST_ITERATIONS:,} to "
+            f"{MOST_ITERATIONS:,} iterations",
+            "`ALTER ROLE … RESET scram_iterations`, or of the database: PostgreSQL's default is 4096.",
+        )
     if setting == "scram-sha-256":
         return Finding("password encryption", Status.OK, setting)
     made = "a rotation makes a SCRAM verifier all the same" if session.authentication != "md5" else "so does a rotation"

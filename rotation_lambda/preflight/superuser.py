@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, RotationError
 from rotation_lambda.postgres.answers import name_login
+from rotation_lambda.preflight.database import log_in
 from rotation_lambda.preflight.findings import Finding, Status
 from rotation_lambda.preflight.session import check_own_password
 
@@ -35,10 +36,9 @@ def check_superuser(
     (host, port), same = superuser.address, superuser.address == current.address
     seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
     yield Finding("superuser secret", Status.OK, seen)
-    try:
-        session = database.log_in(superuser, scram_only=True)
-    except DatabaseError as error:
-        yield Finding.failure("superuser login", error)
+    session = log_in(database, superuser, scram_only=True)
+    if isinstance(session, DatabaseError):
+        yield Finding.failure("superuser login", session)
         return
     with session:
         if session.in_recovery:

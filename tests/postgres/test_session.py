@@ -21,7 +21,9 @@ from local.servers.postgres import run_postgres
 from rotation_lambda import errors
 from rotation_lambda import postgres as adapter
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import Deadline
+from rotation_lambda.deadline import HOLD_S, Deadline
+from rotation_lambda.postgres import session as room
+from rotation_lambda.postgres import wire
 from rotation_lambda.postgres.session import LOCK_TIMEOUT_S, _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.worlds.fakes import FakeDatabase
@@ -111,13 +113,18 @@ class TestContract:
         with pytest.raises(errors.LoginRefusedError):
             subject.database.log_in(subject.credential)
 
-    def test_keeps_two_sessions_of_one_role_apart(self, subject: Subject) -> None:
+    def test_holds_a_role_that_nobody_else_can_change_meanwhile(self, subject: Subject) -> None:
+        """In no database, and the holder changes nothing: what it wrote is rolled back."""
         with subject.database.log_in(subject.credential) as session:
-            assert session.try_lock(subject.credential.username)
-            assert session.lock_holder(subject.credential.username)
+            session.hold_role(subject.credential.password)
+            with (
+                subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
+                pytest.raises(errors.RoleLockedError),
+            ):
+                other.change_password("the other's")
+        subject.database.log_in(subject.credential).close()
+        with subject.database.log_in(subject.credential) as session:
             session.change_password("new")
-        with subject.database.log_in(subject.credential.with_password("new")) as session:
-            assert session.try_lock(subject.credential.username)
 
     def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
@@ -150,10 +157,9 @@ class TestContract:
         def change_too() -> None:
             with (
                 subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
-                pytest.raises(errors.PasswordChangeError) as caught,
+                pytest.raises(errors.RoleLockedError),
             ):
                 other.change_password("the other's")
-            assert caught.value.sqlstate == "55P03"
 
         with subject.database.log_in(subject.credential) as session:
             session.change_password("new", change_too)
@@ -184,18 +190,6 @@ class TestContract:
         assert outcome == (["XX000"] if commits else [])
         in_force = "new" if commits else "the other's"
         subject.database.log_in(subject.credential.with_password(in_force)).close()
-
-    def test_keeps_two_sessions_apart_by_an_advisory_lock_in_one_database_alone(self, subject: Subject) -> None:
-        role, elsewhere = subject.credential.username, replace(subject.credential, dbname="template1")
-        with (
-            subject.database.log_in(subject.credential) as session,
-            subject.database.log_in(subject.credential) as twin,
-            subject.database.log_in(elsewhere) as stranger,
-        ):
-            assert session.try_lock(role)
-            assert session.try_lock(role)
-            assert not twin.try_lock(role)
-            assert stranger.try_lock(role)
 
 
 @pytest.fixture
@@ -312,11 +306,10 @@ class TestChangePassword:
         finally:
             role.server.query(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
 
-    def test_says_sqlstate_and_hint_when_the_change_is_forbidden(self, role: Role) -> None:
+    def test_says_that_another_transaction_stands_in_the_way(self, role: Role) -> None:
         session = door(role.server).log_in(credential(role))
-        with session, lock_of(role), pytest.raises(errors.PasswordChangeError) as caught:
+        with session, lock_of(role), pytest.raises(errors.RoleLockedError):
             session.change_password("new")
-        assert caught.value.sqlstate == "55P03"
         assert role.lets_in(role.password)
 
     def test_is_taken_by_passwordcheck_but_for_the_roles_own_name(self, make_role: Callable[..., Role]) -> None:
@@ -364,30 +357,156 @@ class TestChangePassword:
         assert role.lets_in(role.password)
 
 
-class TestLock:
-    def test_is_held_until_the_session_ends_and_names_its_holder(self, any_role: Role) -> None:
+class TestHeldRow:
+    """The role's row in pg_authid, which is one for all databases of a server."""
+
+    def test_names_who_has_changed_a_role(self, any_role: Role, make_role: Callable[..., Role]) -> None:
         database = door(any_role.server)
-        with database.log_in(credential(any_role)) as first:
-            assert first.try_lock(any_role.name)
-            with database.log_in(credential(any_role)) as second:
-                assert not second.try_lock(any_role.name)
-                holder = second.lock_holder(any_role.name)
-                assert re.fullmatch(r"process \d+ \(rotation_lambda, from 127.0.0.1, since [-\d: ]+\)", holder)
-        with database.log_in(credential(any_role)) as third:
-            assert third.lock_holder(any_role.name) == "nobody any more"
-            assert third.try_lock(any_role.name)
+        with database.log_in(credential(any_role)) as first, database.log_in(credential(any_role)) as second:
+            first.hold_role(any_role.password)
+            with pytest.raises(errors.RoleLockedError) as caught:
+                second.change_password("new")
+        assert re.search(rf"process \d+ of user '{any_role.name}'", caught.value.what)
+        assert any_role.lets_in(any_role.password)
 
-    def test_is_each_roles_own(self, role: Role, make_role: Callable[..., Role]) -> None:
-        database, other = door(role.server), make_role(role.server)
-        with database.log_in(credential(role)) as first, database.log_in(credential(other)) as second:
-            assert first.try_lock(role.name)
-            assert second.try_lock(other.name)
+    def test_names_a_prepared_transaction(self, make_role: Callable[..., Role]) -> None:
+        with run_postgres(settings={"max_prepared_transactions": "2"}) as server:
+            role = make_role(server)
+            server.query(f"BEGIN; ALTER ROLE {role.name} CONNECTION LIMIT 9; PREPARE TRANSACTION 'left behind'")
+            with (
+                door(server).log_in(credential(role)) as session,
+                pytest.raises(errors.RoleLockedError, match="prepared transaction 'left behind' of user 'postgres'"),
+            ):
+                session.change_password("new")
+            server.query("ROLLBACK PREPARED 'left behind'")
+            with door(server).log_in(credential(role)) as session:
+                session.change_password("new")
 
-    def test_cannot_be_asked_for_in_a_session_that_broke(self, role: Role) -> None:
+    def test_can_be_changed_by_the_same_session_that_had_to_wait(self, role: Role) -> None:
+        """A put-back tries again in the session that made the change."""
+        database = door(role.server)
+        with database.log_in(credential(role)) as session:
+            with database.log_in(credential(role)) as other:
+                other.hold_role(role.password)
+                with pytest.raises(errors.RoleLockedError):
+                    session.change_password("new")
+            session.change_password("new")
+        assert role.lets_in("new")
+
+    def test_is_not_had_on_a_standby(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:
-            end_sessions_of(role)
-            with pytest.raises(errors.DatabaseUnreachableError, match="the session broke"):
-                session.try_lock(role.name)
+            session.in_recovery = True
+            with pytest.raises(errors.DatabaseReadOnlyError):
+                session.hold_role(role.password)
+
+    def test_is_freed_by_the_server_when_a_change_takes_too_long(
+        self, role: Role, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(room, "_CHANGE", room._CHANGE.replace(f"{HOLD_S:.0f}s", "50ms"))
+        with door(role.server).log_in(credential(role)) as session:
+
+            def wait_until_ended() -> None:
+                sessions = "SELECT FROM pg_stat_activity WHERE usename = %s"
+                assert poll(lambda: not role.server.query(sessions, (role.name,)), 30)
+
+            with pytest.raises(errors.PasswordChangeError, match="idle-in-transaction") as caught:
+                session.change_password("new", wait_until_ended)
+        assert not caught.value.in_doubt
+        assert role.lets_in(role.password)
+
+
+class TestSessionSettings:
+    """What is set for a role or a database changes no query of ours."""
+
+    @pytest.mark.parametrize(
+        "clause",
+        [
+            "SET statement_timeout = '1ms'",
+            "SET lock_timeout = '1ms'",
+            "SET idle_in_transaction_session_timeout = '1ms'",
+            "SET DateStyle = 'SQL, DMY'",
+            "SET TimeZone = 'Europe/Berlin'",
+            "SET search_path = 'elsewhere'",
+            "SET default_transaction_read_only = on",
+            "SET exit_on_error = on",
+            "SET standard_conforming_strings = off",
+        ],
+    )
+    def test_rotates_with(self, clause: str, any_role: Role) -> None:
+        any_role.alter(clause)
+        with door(any_role.server).log_in(credential(any_role)) as session:
+            session.survey()
+            time.sleep(0.02)
+            session.change_password("new")
+        assert any_role.lets_in("new")
+
+    def test_waits_for_no_open_writer(self, role: Role) -> None:
+        """A serializable, deferrable, read-only transaction waits until no other serializable one is at work."""
+        for name, value in (("isolation", "serializable"), ("deferrable", "on"), ("read_only", "on")):
+            role.alter(f"SET default_transaction_{name} = '{value}'")
+        writer = role.server.connect(role.server.superuser, role.server.password)
+        with closing(writer), writer.cursor() as cursor:
+            cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TEMP TABLE open (x int)")
+            with door(role.server).log_in(credential(role)) as session:
+                session.change_password("new")
+        assert role.lets_in("new")
+
+    @pytest.mark.parametrize("name", ["idle_session_timeout", "transaction_timeout"])
+    def test_names_a_timeout_that_ends_every_session(self, name: str, role: Role) -> None:
+        """Both count before we can set them: the login is over within a millisecond, or it rotates."""
+        role.alter(f"SET {name} = '1ms'")
+        error = None
+        try:
+            door(role.server).log_in(credential(role)).close()
+        except errors.DatabaseError as failure:
+            error = failure
+        assert error is None or (name.partition("_")[0] in error.what and "RESET" in error.hint)
+
+    @pytest.mark.parametrize(("iterations", "made"), [(1, 4096), (4096, 4096), (5000, 5000)])
+    def test_makes_no_weaker_verifier_than_the_default(self, iterations: int, made: int, any_role: Role) -> None:
+        any_role.alter(f"SET scram_iterations = {iterations}")
+        with door(any_role.server).log_in(credential(any_role)) as session:
+            session.change_password("new")
+        [(verifier,)] = any_role.server.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (any_role.name,))
+        assert verifier.startswith(f"SCRAM-SHA-256${made}:")
+
+    def test_makes_no_verifier_that_takes_longer_than_a_step(self, role: Role) -> None:
+        role.alter("SET scram_iterations = 80000000")
+        with door(role.server).log_in(credential(role)) as session:
+            assert session._connection.get_parameter_status("scram_iterations") == "1000000"
+
+    def test_commits_without_a_standby(self, make_role: Callable[..., Role]) -> None:
+        """COMMIT waits for one without end, and a step that gave it up would see its change come true later."""
+        with run_postgres(settings={"synchronous_commit": "on"}) as server:
+            role = make_role(server)
+            server.configure(synchronous_standby_names="away")
+            try:
+                with door(server).log_in(credential(role)) as session:
+                    session.change_password("new")
+                assert role.lets_in("new")
+            finally:
+                server.configure(synchronous_standby_names=None)
+
+
+class TestFlood:
+    """A hostile server's answer is given up before it costs more than a few megabytes."""
+
+    def test_ends_the_session(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            session._ask("SELECT repeat('x', 300000)")
+            with pytest.raises(errors.DatabaseUnreachableError, match="sent more than"):
+                session._ask("SELECT repeat('x', 30000000)")
+
+    def test_is_counted_on_linux_alone(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "_TCP_INFO", None)
+        monkeypatch.setattr(wire, "MOST_BYTES", 1)
+        door(role.server).log_in(credential(role)).close()
+
+    def test_is_no_answer_to_a_login_and_not_waited_for(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(wire, "MOST_BYTES", 100)
+        error = refusal(role)
+        assert "sent more than" in error.what
+        assert not error.unknown
 
 
 class TestEnvironment:
@@ -457,13 +576,6 @@ class TestStalledServer:
                 session.change_password("new")
             assert caught.value.sqlstate is None
         assert role.lets_in(role.password)
-
-    def test_gives_no_lock(self, role: Role) -> None:
-        with (
-            self.stalled(role) as session,
-            pytest.raises(errors.DatabaseUnreachableError, match="no answer"),
-        ):
-            session.try_lock(role.name)
 
     def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:
         database = replace(door(role.server), deadline=Deadline(time.monotonic()))

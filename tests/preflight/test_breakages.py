@@ -18,6 +18,7 @@ from local.__main__ import main
 from local.breakages import BREAKAGES, Breakage, rotate
 from local.servers.stack import USERNAME, Stack, run_stack
 from rotation_lambda import deadline, handler, preflight
+from rotation_lambda.deadline import BEFORE_CHANGE_S
 from rotation_lambda.postgres import login
 from tests.conftest import LEFT_OUT, has
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 POSSIBLE = {
     name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by «{name}»")
 }
-SECONDS = 15.0  # RESERVE_S, and a little to try again in
+SECONDS = BEFORE_CHANGE_S + 4  # and a little to try again in
 REFUSED = "password authentication failed"
 
 
@@ -48,6 +49,7 @@ def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyP
     for module in (deadline, sys.modules[preflight.run.__module__]):
         monkeypatch.setattr(module, "MINIMUM_S", SECONDS)
     monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(deadline, "MOST_WAIT_S", 1.0)
     with ExitStack() as own:
         running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
         for name, value in running.environment.items():

@@ -8,6 +8,7 @@ import re
 import runpy
 import socket
 import sys
+import time
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 import pytest
 
 from local.servers import rotation
-from rotation_lambda import errors, preflight
+from rotation_lambda import deadline, errors, preflight
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres, Session, tls
@@ -150,7 +151,7 @@ class TestCommand:
         blocked = [line for line in capsys.readouterr().out.splitlines() if "another check" in line]
         assert len(blocked) == 1
         assert blocked[0].startswith(
-            "not reached  another check stands in the way: GetSecretValue, KMS key, new password, "
+            "not reached  another check stands in the way: GetSecretValue, KMS key, copies, new password, "
         )
 
     @pytest.mark.parametrize("colour", [True, False])
@@ -295,7 +296,7 @@ class TestSecret:
         [(0, "ok"), (-59, "ok"), (90, "warning"), (-301, "failed"), (None, "not reached")],
     )
     def test_compares_the_clocks(self, seconds: int | None, status: str) -> None:
-        theirs = None if seconds is None else datetime.now(UTC) + timedelta(seconds=seconds)
+        theirs = None if seconds is None else time.time() + seconds
         assert secret_checks.check_clock("clock", theirs, "theirs").status == status
 
     def test_says_that_the_rotation_goes_to_another_function(self, secret: Secret) -> None:
@@ -388,10 +389,11 @@ class TestSecret:
 
 SURVEY = Survey(
     version="17.5",
-    clock=NOW,
+    clock=0.0,
     superuser=False,
     createrole=False,
     valid_until=None,
+    days_left=None,
     connection_limit=None,
     connections=1,
     other_rotations=0,
@@ -422,7 +424,7 @@ class Inside:
         self.close()
 
     def survey(self) -> Survey:
-        return replace(self.seen, clock=datetime.now(UTC))
+        return replace(self.seen, clock=time.time())
 
     def close(self) -> None:
         self.is_open = False
@@ -430,7 +432,7 @@ class Inside:
 
 class TestSession:
     def look(self, inside: Inside) -> dict[str, Finding]:
-        survey = replace(inside.seen, clock=datetime.now(UTC))
+        survey = replace(inside.seen, clock=time.time())
         return by_check(session_checks.check_session(cast("Session", inside), survey, Strategy.SINGLE_USER))
 
     def see(self, **changes: Any) -> dict[str, Finding]:  # noqa: ANN401 - a survey's fields
@@ -444,7 +446,7 @@ class TestSession:
 
     @pytest.mark.parametrize(("days", "status"), [(None, "ok"), (300, "ok"), (29, "warning"), (-1, "warning")])
     def test_looks_at_valid_until(self, days: int | None, status: str) -> None:
-        finding = self.see(valid_until=days and NOW + timedelta(days))["role"]
+        finding = self.see(valid_until=days and "2031-05-05 00:00:00", days_left=days)["role"]
         assert finding.status == status
         assert bool(finding.action) == (status == "warning")
 
@@ -529,7 +531,7 @@ class TestSurvey:
             for name in ("rds_password", "rdsx"):
                 server.query(f"DROP ROLE {name}")
         assert seen.version.startswith(f"{version}.")
-        assert seen.valid_until == datetime(2100, 1, 1, tzinfo=UTC)
+        assert seen.valid_until == "2100-01-01 00:00:00"
         assert (seen.connection_limit, seen.connections, seen.other_rotations) == (7, 2, 1)
         assert seen.rds_memberships == ["rds_password"]
         assert seen.password_commands_restricted
@@ -563,7 +565,7 @@ class Answering(Postgres):
     certificate: Certificate | None = None
     tried: list[str] = field(default_factory=list)
 
-    def log_in(self, credential: Credential, *, scram_only: bool = False) -> Session:
+    def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> Session:
         self.tried.append(credential.password)
         answer = self.answers[credential.password]
         if isinstance(answer, errors.DatabaseError):
@@ -722,6 +724,7 @@ class TestDatabase(Looking):
 
     def test_tells_silence_from_refusal(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket, "create_connection", timing_out)
+        monkeypatch.setattr(deadline, "MOST_WAIT_S", 0.6)
         findings, database = self.look(port, {})
         assert findings["TCP"].code == "database-timeout"
         assert database.tried == []

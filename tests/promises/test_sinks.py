@@ -97,7 +97,7 @@ def test_no_password_token_or_verifier_is_in_any_sink(
         passwords.add(secret.document("AWSPENDING")["password"])
         fail(errors.LoginRefusedError, token, "testSecret")
         with every_change_fails(server):
-            fail(errors.PasswordChangeError, token, "setSecret")
+            fail(errors.RoleLockedError, token, "setSecret")
         role.alter("CONNECTION LIMIT 0")
         fail(errors.LoginNotAllowedError, token, "setSecret")
         role.alter("CONNECTION LIMIT -1")
@@ -141,7 +141,7 @@ def test_no_password_or_verifier_of_a_superusers_rotation_is_in_any_sink(
         )
         passwords.add(scene.secret.document("AWSPENDING")["password"])
         fail(errors.LoginRefusedError, "testSecret")
-        with every_change_fails(server), pytest.raises(errors.PasswordChangeError) as caught:
+        with every_change_fails(server), pytest.raises(errors.RoleLockedError) as caught:
             steps.set_secret(assemble(scene, token, Strategy(strategy), deadline=Clock().deadline()))
         raised.append(everything_in(caught.value))
         if strategy == "alternating-users":

@@ -62,7 +62,7 @@ class TestTurns:
         assert [lets_in(scene, one) for one in (*seen, before)] == [False, False, True, True]
         assert scene.notes() == ""
 
-    def test_one_needs_seventeen_calls_five_logins_and_no_refusal(self, scene: Scene) -> None:
+    def test_one_needs_seventeen_calls_six_logins_and_no_refusal(self, scene: Scene) -> None:
         for _ in range(2):
             token = scene.begin()
             scene.secret.server.calls.clear()
@@ -70,7 +70,7 @@ class TestTurns:
             scene.take(token)
             log = scene.server.log()[logged:]
             assert scene.secret.server.calls == CALLS
-            assert log.count("connection received") == 5
+            assert log.count("connection received") == 6
             assert log.count("password authentication failed") == 0
 
     def test_a_step_that_comes_twice_does_no_harm(self, scene: Scene) -> None:
@@ -100,8 +100,9 @@ class TestTurns:
         for user in (scene.role.name, scene.clone):
             logged = len(scene.server.log())
             assert scene.rotate()["username"] == user
-            [statement] = statements_in(scene.server.log()[logged:])
-            assert statement.startswith(f'ALTER ROLE "{user}" PASSWORD \'SCRAM-SHA-256$')
+            made, held = statements_in(scene.server.log()[logged:])
+            assert made.startswith(f'ALTER ROLE "{user}" PASSWORD \'SCRAM-SHA-256$')
+            assert held.startswith("ALTER ROLE SESSION_USER PASSWORD 'SCRAM-SHA-256$"), "finishSecret rolls it back"
 
     def test_live_sessions_of_the_user_whose_password_changes_are_told(self, scene: Scene) -> None:
         before = scene.secret.document()
@@ -322,8 +323,9 @@ class TestUsernames:
         for user in (*names, scene.role.name):
             logged, before = len(scene.server.log()), scene.secret.document()
             assert scene.rotate()["username"] == user
-            [statement] = statements_in(scene.server.log()[logged:])
-            assert " PASSWORD 'SCRAM-SHA-256$" in statement
+            made, held = statements_in(scene.server.log()[logged:])
+            assert " PASSWORD 'SCRAM-SHA-256$" in made
+            assert held.startswith("ALTER ROLE SESSION_USER PASSWORD 'SCRAM-SHA-256$")
             assert scene.ask("SELECT session_user, current_user") == [(user, user)]
             assert lets_in(scene, before)
         assert scene.settings(names[0]) == {}

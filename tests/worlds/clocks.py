@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rotation_lambda.deadline import RESERVE_S, Deadline
+from rotation_lambda.deadline import BEFORE_CHANGE_S, Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUDGET_S = RESERVE_S + 3
+BUDGET_S = BEFORE_CHANGE_S + 3
 """What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
 
 PATIENCE_S = 60.0

@@ -153,9 +153,9 @@ class WatchedSession(Session):
 
     effects: Effects = field(kw_only=True)
 
-    def _execute(self, query: str, parameters: Any = None) -> list[tuple[Any, ...]]:  # noqa: ANN401 - as in the house
+    def _execute(self, query: str, *how: Any, **named: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - as in the house
         with self.effects.one(" ".join(re.split(r"[;(]", query)[0].split()[:2])):
-            return super()._execute(query, parameters)
+            return super()._execute(query, *how, **named)
 
     def close(self) -> None:
         with self.effects.one("log out"):
@@ -168,11 +168,11 @@ class WatchedPostgres(Postgres):
 
     effects: Effects = field(kw_only=True)
 
-    def _connect_to(self, address: str, credential: Credential, require_auth: str) -> Session:
+    def _connect_to(self, address: str, credential: Credential, require_auth: str, seconds: float) -> Session:
         watched: WatchedSession | None = None
         try:
             with self.effects.one("log in"):
-                session = super()._connect_to(address, credential, require_auth)
+                session = super()._connect_to(address, credential, require_auth, seconds)
                 watched = WatchedSession(*(getattr(session, one.name) for one in fields(session)), effects=self.effects)
                 self.effects.sessions.append(watched)
         except RotationError:  # the answer got lost
@@ -553,6 +553,13 @@ class World:
         except psycopg2.errors.LockNotAvailable:
             return False
         return True
+
+    def hold(self, role: str) -> Connection:
+        """Return a session that holds the role's row, as an unfinished change would, until it is closed."""
+        holder = self.server.connect(self.server.superuser, self.server.password)
+        with holder.cursor() as cursor:
+            cursor.execute(sql.SQL("ALTER ROLE {} CONNECTION LIMIT -1").format(sql.Identifier(role)))
+        return holder
 
     def expire(self) -> None:
         """Have every password refused of the user whose password changes."""

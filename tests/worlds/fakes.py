@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from rotation_lambda.credential import SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.errors import (
     AccessDeniedError,
@@ -14,6 +15,7 @@ from rotation_lambda.errors import (
     LoginRefusedError,
     MissingVersionError,
     PasswordChangeError,
+    RoleLockedError,
     RotationError,
     SecretsManagerError,
 )
@@ -197,7 +199,11 @@ class FakeDatabase:
         """The password of each role, as it was committed."""
         return {**self.others, self.role: self.password}
 
-    def log_in(self, credential: Credential, *, scram_only: bool = False) -> FakeSession:
+    def verifies(self, credential: Credential) -> bool:
+        """Tell whether the server proves who it is, as all do that are not told otherwise."""
+        return credential.sslmode not in {SslMode.DISABLE, SslMode.REQUIRE}
+
+    def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> FakeSession:
         self.effect("log in")
         self.logins.append(credential)
         (self.scram_only if scram_only else self.any_method).add(credential.password)
@@ -215,10 +221,14 @@ class FakeDatabase:
 
     def alter(self, session: FakeSession, role: str) -> None:
         """Take the role's row for the session's transaction, once that of another is over."""
+        self.locks.append(role)
+        if self.locked:
+            self.locked -= 1
+            raise RoleLockedError("another transaction holds the role's row in pg_authid: process 4711.")
         before = self.written.get(role)
         if self.rows.get(role, session) is not session:
             if not self.wait(lambda: role not in self.rows):
-                raise PasswordChangeError("canceling statement due to lock timeout", sqlstate="55P03")
+                raise RoleLockedError("another transaction holds the role's row in pg_authid: process 4711.")
             if self.written.get(role) != before:
                 raise PasswordChangeError("tuple concurrently updated", sqlstate="XX000")
         self.rows[role] = session
@@ -256,12 +266,8 @@ class FakeSession:
         database.advisory = {key: session for key, session in database.advisory.items() if session is not self}
 
     def try_lock(self, role: str) -> bool:
-        """Find the lock taken as often as `locked` says; `locks` are whose was asked for."""
+        """Take an advisory lock, which counts in one database only."""
         self.database.effect("try lock")
-        self.database.locks.append(role)
-        self.database.locked -= self.database.locked > 0
-        if self.database.locked:
-            return False
         return self.database.advisory.setdefault((self.credential.dbname, role), self) is self
 
     def lock_holder(self, role: str) -> str:
@@ -273,6 +279,10 @@ class FakeSession:
         found = self.database.identities.get(self.credential.username, identity())
         found.check(self.credential)
         return found.clone_owns
+
+    def hold_role(self, password: str) -> None:
+        """Keep everybody else from changing the user's password until the session is closed."""
+        self._alter(self.credential.username)
 
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
@@ -286,15 +296,18 @@ class FakeSession:
         self._change(self.credential.username, password, confirm)
 
     def _change(self, role: str, password: str, confirm: Callable[[], None]) -> None:
+        self._alter(role)
+        confirm()
+        self.database.effect("COMMIT")
+        self.database.commit(self, role, password)
+
+    def _alter(self, role: str) -> None:
         if self.database.in_recovery:
             raise DatabaseReadOnlyError("a standby")
         self.database.effect("ALTER ROLE")
         if self.database.change_trouble:
             raise self.database.change_trouble.pop(0)
         self.database.alter(self, role)
-        confirm()
-        self.database.effect("COMMIT")
-        self.database.commit(self, role, password)
 
 
 @dataclass(slots=True)
