@@ -125,6 +125,7 @@ def load_function(stack: Stack, *, logs: bool) -> Callable[[dict[str, str]], obj
     for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
         del os.environ[name]
     os.environ.update(stack.environment)
+    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are lines for CloudWatch, on the output of this program
     from rotation_lambda.handler import lambda_handler, logger  # noqa: PLC0415 - the environment has to be there first
 
     logger.handlers[0].setStream(sys.stderr if logs else io.StringIO())  # type: ignore[attr-defined]

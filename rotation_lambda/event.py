@@ -25,7 +25,7 @@ class Step(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RotationEvent:
-    """One step for one version of one secret; a preflight is for no version, and its token is empty."""
+    """One step for one version of one secret; a preflight is for no version, and may be for all secrets ("")."""
 
     step: Step
     secret_id: str
@@ -45,6 +45,8 @@ class RotationEvent:
         step = _text(event, "Step")
         if step not in set(Step):
             raise InvalidEventError(f"Step is {_quote(step)}, not one of {', '.join(Step)}.")
+        if step == Step.PREFLIGHT and "SecretId" not in event:
+            return cls(Step.PREFLIGHT, "", "")
         secret_id = _text(event, "SecretId")
         if not _SECRET_ID.fullmatch(secret_id):
             raise InvalidEventError(

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
-from rotation_lambda import __version__, clients, steps
+from rotation_lambda import __version__, clients, metrics, steps
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.errors import RotationError, UnexpectedError
 from rotation_lambda.event import RotationEvent, Step
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aws_lambda_powertools.utilities.typing import LambdaContext
+
+    from rotation_lambda.preflight import Report
 
 _MEMORY: dict[str, dict[str, Proof]] = {}
 """By secret, what this process has proved of the version that events were about lately; nothing of it is secret."""
@@ -59,42 +61,73 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     if event.step is Step.PREFLIGHT:
         return _look(event, context)
     logger.append_keys(secret_id=event.secret_id, version_id=event.client_request_token, step=event.step)
-    settings = Settings.from_environment(os.environ)
-    logger.append_keys(strategy=settings.strategy)
-    deadline = Deadline.after(context.get_remaining_time_in_millis())
-    client = clients.secrets_manager()
-    description = SecretsManager(client, event.secret_id, deadline).describe()
-    secrets, versions = SecretsManager(client, description.arn, deadline), description.versions
-    logger.append_keys(secret_id=description.arn)
-    versions.check(event.client_request_token, event.step)
-    database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
-    superusers = Superusers(
-        lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
-    )
-    memory = _MEMORY.setdefault(description.arn, {})
-    if event.client_request_token not in memory:
-        memory.clear()
-    rotation = Rotation(
-        event.client_request_token, versions, secrets, database, deadline, superusers, settings.strategy, memory
-    )
-    match event.step:
-        case Step.CREATE_SECRET:
-            steps.create_secret(rotation, settings.password_policy, event.rotation_token)
-        case Step.SET_SECRET:
-            steps.set_secret(rotation)
-        case Step.TEST_SECRET:
-            steps.test_secret(rotation)
-        case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
-            steps.finish_secret(rotation)
+    with metrics.of_step(context.function_name, event) as measured:
+        settings = Settings.from_environment(os.environ)
+        logger.append_keys(strategy=settings.strategy)
+        deadline = Deadline.after(context.get_remaining_time_in_millis())
+        client = clients.secrets_manager()
+        description = SecretsManager(client, event.secret_id, deadline).describe()
+        secrets, versions = SecretsManager(client, description.arn, deadline), description.versions
+        logger.append_keys(secret_id=description.arn)
+        versions.check(event.client_request_token, event.step)
+        database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
+        superusers = Superusers(
+            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
+        )
+        memory = _MEMORY.setdefault(description.arn, {})
+        if event.client_request_token not in memory:
+            memory.clear()
+        rotation = Rotation(
+            event.client_request_token,
+            versions,
+            secrets,
+            database,
+            deadline,
+            superusers,
+            settings.strategy,
+            memory,
+            measured.__setitem__,
+        )
+        match event.step:
+            case Step.CREATE_SECRET:
+                steps.create_secret(rotation, settings.password_policy, event.rotation_token)
+            case Step.SET_SECRET:
+                steps.set_secret(rotation)
+            case Step.TEST_SECRET:
+                steps.test_secret(rotation)
+            case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
+                steps.finish_secret(rotation)
+                measured["RotationSucceeded"] = 1
     return None
 
 
 def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
     from rotation_lambda import preflight  # noqa: PLC0415 - no rotation waits for its import
 
-    logger.append_keys(secret_id=event.secret_id, step=event.step)
-    seconds = context.get_remaining_time_in_millis() / 1000
-    arn = context.invoked_function_arn
-    report = preflight.run(event.secret_id, os.environ, seconds=seconds, function_arn=arn)
-    logger.info("The worst finding of the preflight: %s.", report.worst)
-    return report.to_json()
+    logger.append_keys(step=event.step)
+    reports: list[dict[str, Any]] = []
+
+    def tell(report: Report) -> None:
+        reports.append(report.to_json())
+        logger.append_keys(secret_id=report.secret_id)
+        for finding in report.findings:
+            if finding.status in {preflight.Status.WARNING, preflight.Status.FAILED}:
+                log = logger.error if finding.status is preflight.Status.FAILED else logger.warning
+                log(finding.seen, check=finding.check, code=finding.code, hint=finding.action)
+        logger.info("The worst finding of the preflight: %s.", report.worst)
+        metrics.emit(context.function_name, report.secret_id, report.measured, step=event.step)
+
+    seconds, arn = context.get_remaining_time_in_millis() / 1000, context.invoked_function_arn
+    if event.secret_id:
+        tell(preflight.run(event.secret_id, os.environ, seconds=seconds, function_arn=arn))
+        return reports[0]
+    left_out = preflight.run_all(os.environ, tell, seconds=seconds, function_arn=arn)
+    logger.remove_keys(["secret_id"])
+    logger.info("The preflight has looked at %d of %d secrets.", len(reports), len(reports) + len(left_out))
+    if left_out:
+        logger.warning(
+            "There was no time for %d secrets; the next preflights begin with others.",
+            len(left_out),
+            hint="Raise Timeout, or run the preflight more often (PreflightSchedule).",
+        )
+    return {"reports": reports, "left_out": left_out}

@@ -25,7 +25,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import RotationRulesTypeTypeDef, SecretVersionsListEntryTypeDef
+    from mypy_boto3_secretsmanager.type_defs import (
+        RotationRulesTypeTypeDef,
+        SecretListEntryTypeDef,
+        SecretVersionsListEntryTypeDef,
+    )
 
     from rotation_lambda.deadline import Deadline
     from rotation_lambda.settings import PasswordPolicy
@@ -79,6 +83,7 @@ class SecretsManager:
                 rotation_enabled=answer.get("RotationEnabled"),
                 deleted="DeletedDate" in answer,
                 managed=":secret:rds!" in answer["ARN"],
+                replicas={one["Region"]: one["Status"] for one in answer.get("ReplicationStatus", [])},
             ),
             function_arn=answer.get("RotationLambdaARN"),
             schedule=_schedule(answer.get("RotationRules", {})),
@@ -187,6 +192,19 @@ class SecretsManager:
 
         oldest_first = sorted(self._ask("ListSecretVersionIds", None, list_all), key=lambda one: one["CreatedDate"])
         return [version["VersionId"] for version in reversed(oldest_first)]
+
+    def list_secrets(self) -> dict[str, str | None]:
+        """Return every secret of the account and Region, and the function that rotates it (AWS: ListSecrets)."""
+
+        def list_all() -> list[SecretListEntryTypeDef]:
+            page = self.client.list_secrets(MaxResults=100)
+            secrets = page["SecretList"]
+            while token := page.get("NextToken"):
+                page = self.client.list_secrets(MaxResults=100, NextToken=token)
+                secrets += page["SecretList"]
+            return secrets
+
+        return {one["ARN"]: one.get("RotationLambdaARN") for one in self._ask("ListSecrets", None, list_all)}
 
     def _ask(
         self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False

@@ -1,7 +1,7 @@
 """May it be done? The staging labels of a secret's versions, and what they allow a rotation step to do."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from rotation_lambda.errors import (
@@ -29,12 +29,14 @@ class SecretVersions:
 
     `rotation_enabled` is None where rotation was never configured: a first rotation looks so. `managed` is true for the
     secret of a superuser that RDS created, and rotates itself (AWS: «Password management with Amazon RDS»).
+    `replicas` has the state of each Region that the secret is replicated to: InSync, InProgress or Failed.
     """
 
     labels: Mapping[str, frozenset[str]]
     rotation_enabled: bool | None = None
     deleted: bool = False
     managed: bool = False
+    replicas: Mapping[str, str] = field(default_factory=dict)
 
     def with_label(self, label: StagingLabel) -> str | None:
         """Return the id of the version that has the label, or None."""

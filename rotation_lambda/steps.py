@@ -11,7 +11,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from rotation_lambda.copies import Kind
-from rotation_lambda.errors import MissingVersionError
+from rotation_lambda.errors import MissingVersionError, SecretsManagerError
 from rotation_lambda.rotation import read_credential
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import choose_strategy
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from rotation_lambda.settings import PasswordPolicy
 
 logger = logging.getLogger(__name__)
+
+REPLICAS_S = 30.0
+"""How long finishSecret waits for the secret's replicas in other Regions."""
 
 _PATIENCE = 3
 """How often a value is looked for that createSecret has stored: a read right after a write can be stale."""
@@ -106,6 +109,29 @@ def finish_secret(rotation: Rotation) -> None:
         return
     pending = _read_pending(rotation)
     choose_strategy(rotation, pending).promote(pending)
+    if rotation.versions.replicas:
+        _await_replicas(rotation)
+
+
+def _await_replicas(rotation: Rotation) -> None:
+    """Wait until the secret's replicas have the new version, and say how it ended: the rotation itself is done."""
+    deadline, state = rotation.deadline, dict.fromkeys(rotation.versions.replicas, "InProgress")
+    began = deadline.clock()
+    while "InProgress" in state.values() and deadline.clock() - began < REPLICAS_S and deadline.pause(0.5):
+        try:
+            state = dict(rotation.secrets.describe_secret().replicas)
+        except SecretsManagerError as error:
+            logger.warning("Whether the replicas have the new version is not known: %s", error.what)
+            return
+    seconds = deadline.clock() - began
+    if late := ", ".join(f"{region} {status}" for region, status in state.items() if status != "InSync"):
+        logger.warning(
+            "After %.1f seconds not every replica has the new version: %s. Applications there read the old password.",
+            seconds,
+            late,
+        )
+    else:
+        logger.info("The replicas in %s have the new version, after %.1f seconds.", ", ".join(state), seconds)
 
 
 def _read_pending(rotation: Rotation) -> Credential:

@@ -59,6 +59,13 @@ def test_a_preflight_is_for_no_version(token: dict[str, str]) -> None:
     assert asked == event.RotationEvent(event.Step.PREFLIGHT, ARN, "")
 
 
+def test_a_preflight_without_a_secret_is_for_all_of_them() -> None:
+    asked = event.RotationEvent.parse({"Step": "preflight"})
+    assert asked == event.RotationEvent(event.Step.PREFLIGHT, "", "")
+    assert refusal({"Step": "preflight", "SecretId": ""}).what == "SecretId is empty."
+    assert refusal({"Step": "createSecret"}).what == "SecretId is missing from the event."
+
+
 def test_the_steps_stand_in_the_order_of_a_rotation() -> None:
     assert list(event.Step)[:4] == ["createSecret", "setSecret", "testSecret", "finishSecret"]
 

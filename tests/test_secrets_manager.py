@@ -124,6 +124,19 @@ def test_lists_versions_without_a_label_of_every_page_by_their_dates() -> None:
     assert secrets.list_secret_version_ids() == ["1", "0", "2"]
 
 
+def test_lists_secrets_of_every_page_with_the_function_that_rotates_them() -> None:
+    class Pages:
+        """The client's one call that a listing needs."""
+
+        def list_secrets(self, **request: object) -> dict[str, object]:
+            number = int(str(request.get("NextToken", "0")))
+            function = {"RotationLambdaARN": "function"} if number else {}
+            return {"SecretList": [{"ARN": str(number), **function}], **({"NextToken": "1"} if not number else {})}
+
+    secrets = adapter.SecretsManager(Pages(), "*", FakeClock().deadline())  # type: ignore[arg-type]
+    assert secrets.list_secrets() == {"0": None, "1": "function"}
+
+
 @contextmanager
 def answering(status: int, body: dict[str, str]) -> Iterator[tuple[adapter.SecretsManager, list[Any]]]:
     """Serve every call the same answer, worded as Secrets Manager does; yield a secret and the requests for it."""

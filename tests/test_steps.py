@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -19,9 +20,10 @@ from tests.worlds import leaks
 from tests.worlds.fakes import FakeClock, FakeDatabase, FakeSecretsManager, FakeSuperusers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from rotation_lambda.settings import PasswordPolicy
+    from rotation_lambda.staging import SecretVersions
 
 OLD, CURRENT, PENDING = "0" * 32, "c" * 32, "9" * 32
 ARN = "arn:aws:secretsmanager:eu-west-1:123456789012:secret:test/app/db-AbCdEf"
@@ -490,3 +492,65 @@ class TestFinishSecret:
         world.take(Step.FINISH_SECRET)
         assert world.state == before
         assert not world.database.logins
+
+
+@dataclass(slots=True)
+class Replicated(FakeSecretsManager):
+    """A secret with replicas in two Regions; `states` is what becomes of them once AWSCURRENT has moved."""
+
+    states: list[Mapping[str, str] | errors.RotationError] = field(default_factory=list)
+
+    def describe_secret(self) -> SecretVersions:
+        versions = super(Replicated, self).describe_secret()
+        if not versions.is_current(PENDING):
+            return replace(versions, replicas=IN_SYNC)
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, errors.RotationError):
+            raise state
+        return replace(versions, replicas=state)
+
+
+IN_SYNC = {"eu-west-1": "InSync", "eu-north-1": "InSync"}
+LATE = {"eu-west-1": "InSync", "eu-north-1": "InProgress"}
+FAILED = {"eu-west-1": "InSync", "eu-north-1": "Failed"}
+
+
+class TestReplicas:
+    @staticmethod
+    def finish(
+        caplog: pytest.LogCaptureFixture, *states: Mapping[str, str] | errors.RotationError
+    ) -> tuple[World, list[str]]:
+        world = set_()
+        world.secrets = Replicated(world.secrets.values, world.secrets.labels, states=list(states))
+        with caplog.at_level("INFO", logger="rotation_lambda"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        return world, [f"{line.levelname} {line.message}" for line in caplog.records if "replica" in line.message]
+
+    def test_are_waited_for_until_they_have_the_new_version(self, caplog: pytest.LogCaptureFixture) -> None:
+        world, [line] = self.finish(caplog, LATE, LATE, IN_SYNC)
+        assert re.fullmatch(
+            r"INFO The replicas in eu-west-1, eu-north-1 have the new version, after \d\.\d seconds\.", line
+        )
+        assert 0.5 < world.clock.now < 5
+
+    def test_that_failed_are_named(self, caplog: pytest.LogCaptureFixture) -> None:
+        _, [line] = self.finish(caplog, LATE, FAILED)
+        assert line.startswith("WARNING After ")
+        assert "every replica has the new version: eu-north-1 Failed. Applications there" in line
+
+    def test_are_not_waited_for_without_end(self, caplog: pytest.LogCaptureFixture) -> None:
+        world, [line] = self.finish(caplog, LATE)
+        assert "eu-north-1 InProgress" in line
+        assert steps.REPLICAS_S <= world.clock.now < steps.REPLICAS_S + 2
+
+    def test_stop_no_rotation_where_their_state_cannot_be_read(self, caplog: pytest.LogCaptureFixture) -> None:
+        _, [line] = self.finish(caplog, LATE, errors.SecretsManagerError("DescribeSecret failed with Throttling."))
+        assert line.endswith("is not known: DescribeSecret failed with Throttling.")
+
+    def test_that_are_none_cost_no_call(self) -> None:
+        world, replicated = set_(), set_()
+        replicated.secrets = Replicated(replicated.secrets.values, replicated.secrets.labels, states=[IN_SYNC])
+        for one in (world, replicated):
+            one.take(Step.FINISH_SECRET)
+        assert world.secrets.calls == replicated.secrets.calls[:-1]

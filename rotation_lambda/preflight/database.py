@@ -29,7 +29,7 @@ from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.preflight.findings import Finding, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S
 from rotation_lambda.preflight.session import check_own_password, check_session
-from rotation_lambda.settings import Strategy
+from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import KINDS
 
@@ -106,6 +106,8 @@ def _roots(database: Postgres, current: Credential) -> Iterator[Finding]:
         ""
         if days > _BUNDLE_SOON_DAYS
         else "Get a newer bundle: deploy a newer version, or renew PGSSLROOTCERT's file.",
+        # The platform's roots are many and of all ages: those that expire are renewed with the platform.
+        measured={} if database.sslrootcert == PLATFORM_ROOTS else {"DaysUntilExpiry": float(days)},
     )
 
 
@@ -184,7 +186,8 @@ def _tls(database: Postgres, address: str, current: Credential, answer: Session 
         action = "Renew the server's certificate in time; RDS does so by itself where the CA is rsa2048-g1 or newer."
     else:
         action = ""
-    yield Finding("TLS", Status.WARNING if action else Status.OK, seen, action)
+    measured = {"DaysUntilExpiry": float(certificate.days_left)}
+    yield Finding("TLS", Status.WARNING if action else Status.OK, seen, action, measured=measured)
 
 
 def _authentication(answer: Session | DatabaseError) -> Iterator[Finding]:

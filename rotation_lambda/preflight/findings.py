@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import textwrap
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -30,13 +30,17 @@ _BAD = {Status.WARNING, Status.FAILED}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One check: what was seen, and what to do about it. `code` is the error's that a rotation would end in."""
+    """One check: what was seen, and what to do about it. `code` is the error's that a rotation would end in.
+
+    `measured` has the days that were counted on the way, by the names of metrics.py.
+    """
 
     check: str
     status: Status
     seen: str
     action: str = ""
     code: str = ""
+    measured: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def failure(cls, check: str, error: RotationError) -> Self:
@@ -70,9 +74,21 @@ class Report:
         """0 where nothing stands in the way of a rotation, 1 for warnings, 2 for failures."""
         return {Status.WARNING: 1, Status.FAILED: 2}.get(self.worst, 0)
 
+    @property
+    def measured(self) -> dict[str, float]:
+        """What a dashboard shows of it: how many checks failed and warned, and of each kind of days the fewest."""
+        days: dict[str, float] = {}
+        for finding in self.findings:
+            days |= {name: min(value, days.get(name, value)) for name, value in finding.measured.items()}
+        numbers = Counter(finding.status for finding in self.findings)
+        return {"PreflightFailed": numbers[Status.FAILED], "PreflightWarnings": numbers[Status.WARNING], **days}
+
     def to_json(self) -> dict[str, Any]:
         """Return the report as Lambda hands it over."""
-        findings = [{key: str(value) for key, value in asdict(finding).items() if value} for finding in self.findings]
+        findings = [
+            {key: str(value) for key, value in asdict(finding).items() if value and key != "measured"}
+            for finding in self.findings
+        ]
         return {
             "secret_id": self.secret_id,
             "status": str(self.worst),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from math import log2
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import KINDS, resolve
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from rotation_lambda.secrets_manager import Description, SecretsManager
     from rotation_lambda.settings import PasswordPolicy, Settings
@@ -49,6 +49,7 @@ CHECKS = (
     "KMS key",
     "rotation",
     "labels",
+    "replicas",
     "secret",
     "copies",
     "new password",
@@ -170,22 +171,35 @@ def _rotation(description: Description, function_arn: str | None) -> Finding:
         )
     last = description.last_rotated
     seen = f"on, {description.schedule or 'without a schedule'}; last {f'{last:%Y-%m-%d %H:%M}' if last else 'never'}"
-    due = description.next_rotation
+    due, now = description.next_rotation, datetime.now(UTC)
+    measured = {"DaysSinceRotation": (now - last) / timedelta(days=1)} if last else {}
     if due:
         seen += f", next {due:%Y-%m-%d}"
-    if function_arn and description.function_arn and not _is_same_function(description.function_arn, function_arn):
+        measured["DaysOverdue"] = max(0.0, (now - due) / timedelta(days=1))
+    if function_arn and description.function_arn and not is_same_function(description.function_arn, function_arn):
         return Finding(
             "rotation",
             Status.WARNING,
             f"{seen}; it invokes {description.function_arn}, not this function",
             "Point the secret's rotation to this function, or run the preflight of the other one.",
+            measured=measured,
         )
-    if due and due < datetime.now(UTC):
-        return Finding("rotation", Status.WARNING, f"{seen}, which is over", "Read the function's log of that day.")
-    return Finding("rotation", Status.OK, seen)
+    if due and due < now:
+        action = "Read the function's log of that day."
+        return Finding("rotation", Status.WARNING, f"{seen}, which is over", action, measured=measured)
+    return Finding("rotation", Status.OK, seen, measured=measured)
 
 
-def _is_same_function(one: str, other: str) -> bool:
+def _replicas(replicas: Mapping[str, str]) -> Finding:
+    """Tell whether the secret's replicas in other Regions have what this one has."""
+    seen = ", ".join(f"{region} {status}" for region, status in replicas.items()) or "the secret has none"
+    if "Failed" not in replicas.values():
+        return Finding("replicas", Status.OK, seen)
+    action = "Read why with `aws secretsmanager describe-secret`. Applications in that Region read the old password."
+    return Finding("replicas", Status.WARNING, seen, action)
+
+
+def is_same_function(one: str, other: str) -> bool:
     """Compare two ARNs of a function, either of which may end in a version or an alias."""
     return one.split(":")[:7] == other.split(":")[:7]
 
@@ -199,6 +213,7 @@ def _versions(
     read = {version: _read(secrets, version) for version in dict.fromkeys(ids.values())}
     found = Versions(ids, {label: read[version] for label, version in ids.items()})
     yield _labels(found)
+    yield _replicas(versions.replicas)
     if StagingLabel.CURRENT not in ids:
         return None
     current = found.values[StagingLabel.CURRENT]

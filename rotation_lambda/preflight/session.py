@@ -56,10 +56,11 @@ def _role(survey: Survey) -> Finding:
         return Finding("role", Status.OK, f"{seen}, without an end")
     days = survey.days_left or 0.0
     seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
+    measured = {"DaysUntilExpiry": days}
     if days >= _SOON_DAYS:
-        return Finding("role", Status.OK, seen)
+        return Finding("role", Status.OK, seen, measured=measured)
     action = "A rotation does not move that date: «ALTER ROLE … VALID UNTIL 'infinity'», or a later one."
-    return Finding("role", Status.WARNING, seen, action)
+    return Finding("role", Status.WARNING, seen, action, measured=measured)
 
 
 def check_own_password(credential: Credential, survey: Survey) -> Finding:

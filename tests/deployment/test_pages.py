@@ -57,7 +57,11 @@ def test_names_no_output_that_there_is_not() -> None:
 def test_names_no_parameter_that_there_is_not() -> None:
     named = set(re.findall(r"`([A-Z][a-z]+(?:[A-Z][a-z]+)+)(?:=[\w-]*)?`", TEXT))
     named = {name for name in named if not name.endswith("Error")}
-    known = TEMPLATE["Parameters"].keys() | TEMPLATE["Outputs"].keys() | {"HostedRotationLambda"}
+    known = (
+        TEMPLATE["Parameters"].keys()
+        | TEMPLATE["Outputs"].keys()
+        | {"HostedRotationLambda", "SecretId", "SecretRotation"}
+    )
     assert {name for name in named if name.startswith(("Secret", "Superuser", "Kms", "Exclude", "Rotat"))} <= known
 
 

@@ -69,14 +69,15 @@ def called(adapter: str, service: str) -> set[str]:
     }
 
 
-CALLED = called("secrets_manager", "secretsmanager")
+LISTS = "secretsmanager:ListSecrets"  # the daily preflight's, which finds the secrets by it
+CALLED = called("secrets_manager", "secretsmanager") - {LISTS}
 WITH_SUPERUSER = {**TWO_ANSWERS, "SuperuserSecretArn": SUPERUSER}
 MANAGED = {
     **WITH_SUPERUSER,
     "RotationStrategy": "alternating-users",
     "SslMode": "require",
 }  # no authority signs for RDS
-ADAPTERS = [("secrets_manager", "secretsmanager", "secrets"), ("rds", "rds", "superuser")]
+ADAPTERS = [("secrets_manager", "secretsmanager", ("secrets", "preflight")), ("rds", "rds", ("superuser",))]
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +328,14 @@ class TestEnoughForAPreflight:
         if not hidden:
             assert seen.checks("not reached") == self.UNTRIED | self.NOT_DUE
 
+    def test_of_all_secrets_of_the_function(
+        self, invoke: Callable[[object], Any], granted: Callable[..., AbstractContextManager[None]]
+    ) -> None:
+        with granted(deploy()):
+            assert invoke({"Step": "preflight"}) == {"reports": [], "left_out": []}
+        with granted(deploy(), LISTS), pytest.raises(AccessDeniedError, match=f"{LISTS} on \\* was denied"):
+            invoke({"Step": "preflight"})
+
     @pytest.mark.parametrize("action", sorted(UNTRIED))
     def test_which_does_not_pretend_to_know_of_what_it_does_not_try(
         self, action: str, look: Callable[..., Look]
@@ -339,11 +348,12 @@ class TestEnoughForAPreflight:
 
 class TestNoMore:
     @pytest.mark.parametrize(
-        ("adapter", "service", "policy"),
+        ("adapter", "service", "policies"),
         ADAPTERS,
     )
-    def test_actions_than_the_code_calls(self, adapter: str, service: str, policy: str) -> None:
-        assert actions(deploy(EVERYTHING).statements(policy), service) == called(adapter, service)
+    def test_actions_than_the_code_calls(self, adapter: str, service: str, policies: tuple[str, ...]) -> None:
+        statements = [statement for policy in policies for statement in deploy(EVERYTHING).statements(policy)]
+        assert actions(statements, service) == called(adapter, service)
 
     def test_services_than_it_needs(self) -> None:
         policies = {policy["PolicyName"] for policy in deploy().properties("Role")["Policies"]}

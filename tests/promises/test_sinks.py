@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import re
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from typing import TYPE_CHECKING
 
 import pytest
@@ -32,7 +32,10 @@ VERIFIER = re.compile(r"SCRAM-SHA-256\$|md5[0-9a-f]{32}")
 
 @contextmanager
 def everything_logged() -> Iterator[io.StringIO]:
-    """Collect what this process logs with the root logger at DEBUG, as Lambda's ApplicationLogLevel sets it."""
+    """Collect what this process logs with the root logger at DEBUG, as Lambda's ApplicationLogLevel sets it.
+
+    And what it prints, which on Lambda is in the log as well: its metrics are.
+    """
     stream = io.StringIO()
     writer, root = logging.StreamHandler(stream), logging.getLogger()
     [own] = handler.logger.handlers
@@ -42,7 +45,9 @@ def everything_logged() -> Iterator[io.StringIO]:
     root.setLevel(logging.DEBUG)
     handler.logger.setLevel(logging.DEBUG)
     try:
-        yield stream
+        with redirect_stdout(stream):
+            yield stream
+        assert '"Namespace":"SecretRotation"' in stream.getvalue()
     finally:
         handler.logger.setLevel(own_level)
         root.setLevel(level)
