@@ -13,7 +13,6 @@ from samcli.yamlhelper import yaml_parse
 from local import ROOT, bundle
 from local.breakages import BREAKAGES
 from rotation_lambda import errors
-from rotation_lambda.settings import SHIPPED_BUNDLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -81,8 +80,8 @@ def outputs() -> str:
 
 def regions() -> str:
     """Return the Regions of whose RDS the shipped certificates are."""
-    names = [re.match(r"Amazon RDS (\w+-\w+-\d) ", name) for _, name in bundle.read(SHIPPED_BUNDLE)]
-    return f"{', '.join(f'`{name}`' for name in sorted({name[1] for name in names if name}))}.\n"
+    covered, missing = (", ".join(f"`{name}`" for name in names) for names in bundle.regions(bundle.shipped()))
+    return f"{covered}.\n\nNot shipped: {missing}.\n"
 
 
 def renew(text: str) -> str:

@@ -11,6 +11,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
 from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.loaders import Loader
 
 from rotation_lambda.errors import ConfigurationError
 
@@ -103,4 +104,13 @@ def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes
 
 @lru_cache(maxsize=8)
 def _make(service: str, _environment: frozenset[tuple[str, str]]) -> Any:  # noqa: ANN401
-    return botocore.session.get_session().create_client(service, config=_CONFIG)
+    session = botocore.session.get_session()
+    session.register_component("data_loader", _Loader())
+    return session.create_client(service, config=_CONFIG)
+
+
+class _Loader(Loader):
+    """Knows which services there are; botocore's own looks into 400 folders for that, half of a client's time."""
+
+    def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's
+        return ["secretsmanager", "rds"]

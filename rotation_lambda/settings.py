@@ -10,7 +10,7 @@ from typing import Self, TypeVar
 from rotation_lambda.credential import SslMode
 from rotation_lambda.errors import ConfigurationError
 
-SHIPPED_BUNDLE = str(Path(__file__).with_name("rds-global-bundle.pem"))
+SHIPPED_BUNDLE = str(Path(__file__).parent / "roots" / "all.pem")
 PLATFORM_ROOTS = "system"  # libpq's word for the certificates of the platform (PostgreSQL 32.19.1)
 
 _SAFE_PUNCTUATION = "-._~"  # RFC 3986, section 2.3: unreserved in a URL, and plain in a DSN and in a shell

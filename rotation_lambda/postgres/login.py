@@ -113,10 +113,11 @@ class Postgres:
     def _connect_to(self, address: str, credential: Credential, require_auth: str, seconds: float) -> Session:
         end = time.monotonic() + seconds
         host, port = credential.address
+        name = credential.tls_server_name or host
         connection = None
         try:
             connection = psycopg2.connect(
-                host=credential.tls_server_name or host,
+                host=name,
                 hostaddr=address,
                 port=port,
                 dbname=credential.dbname,
@@ -124,7 +125,7 @@ class Postgres:
                 password=credential.password,
                 require_auth=require_auth,
                 sslmode=str(credential.sslmode or self.sslmode),
-                sslrootcert=self.sslrootcert if self.verifies(credential) else "",
+                sslrootcert=tls.roots_for(self.sslrootcert, name) if self.verifies(credential) else "",
                 sslcertmode="disable",
                 channel_binding="prefer",
                 gssencmode="disable",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
@@ -27,7 +28,13 @@ _PLATFORM_FILES = (
     "/etc/ssl/certs/ca-certificates.crt",  # Debian
     "/etc/ssl/cert.pem",  # Alpine, macOS
 )
+ADD_ROOTS = (
+    "Add the roots of the server's Region to the function: run `make bundle ARGS=--update` and deploy it again (for "
+    "GovCloud and China add --source and the address of their bundle), or set PGSSLROOTCERT to the Region's bundle."
+)
 _MOST_NAMES = 5
+_REGION = r"([a-z]+(?:-[a-z]+)+-[0-9]+)"
+_RDS_ENDPOINT = re.compile(rf".+\.(?:{_REGION}\.rds|rds\.{_REGION})\.amazonaws\.com(?:\.cn)?")  # China: Region last
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +90,31 @@ def read_roots(sslrootcert: str) -> Roots:
     )
 
 
+def region_of(name: str) -> str | None:
+    """Return the Region of an endpoint of RDS; None for any other name."""
+    match = _RDS_ENDPOINT.fullmatch(name.rstrip(".").lower())
+    return (match[1] or match[2]) if match else None
+
+
+def roots_for(sslrootcert: str, name: str) -> str:
+    """Return the file to verify a server of this name with: of the shipped roots those of its Region and Amazon's.
+
+    libpq reads the file at every login, which with the roots of all Regions takes as long as the rest of the login.
+    """
+    file = Path(SHIPPED_BUNDLE).with_name(f"{region_of(name)}.pem")
+    return str(file) if sslrootcert == SHIPPED_BUNDLE and file.is_file() else sslrootcert
+
+
+def missing_region(sslrootcert: str, name: str) -> str | None:
+    """Return the Region of an endpoint of RDS whose roots are not shipped, where the shipped ones are used."""
+    return region_of(name) if roots_for(sslrootcert, name) == SHIPPED_BUNDLE else None
+
+
 def describe(sslrootcert: str) -> str:
     """Return a short name of the bundle, for messages."""
-    if sslrootcert == SHIPPED_BUNDLE:
-        return "the shipped RDS and Amazon roots"
+    file, shipped = Path(sslrootcert), Path(SHIPPED_BUNDLE)
+    if file.parent == shipped.parent:
+        return f"the shipped RDS and Amazon roots{'' if file == shipped else f' for {file.stem}'}"
     if sslrootcert == PLATFORM_ROOTS:
         return f"the platform's roots ({platform_roots()})"
     return sslrootcert
@@ -125,7 +153,7 @@ def look_at(address: str, port: int, name: str, sslrootcert: str, seconds: float
     second = _greet(address, port, name, itself, end) or first
     distrust = None
     try:
-        _greet(address, port, name, _trusting(sslrootcert), end)
+        _greet(address, port, name, _trusting(roots_for(sslrootcert, name)), end)
     except ssl.SSLCertVerificationError as error:
         distrust = error.verify_message
     said = second.said
@@ -139,7 +167,7 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
             "Switch TLS on in the server, or correct the port (RDS always offers TLS). A server that is to stay "
             'without it needs `"ssl": false` in the secret, said openly.'
         )
-    told = f"Asked for {name}; {certificate}; trusted are {describe(sslrootcert)}."
+    told = f"Asked for {name}; {certificate}; trusted are {describe(roots_for(sslrootcert, name))}."
     if certificate.days_left < 0:
         return told, (
             "Renew the server's certificate: it has expired. On RDS: «aws rds modify-db-instance "
@@ -148,10 +176,7 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
     if certificate.distrust is not None:
         told = f"{told[:-1]}: {certificate.distrust}."
         if "Amazon" in certificate.issuer and sslrootcert == SHIPPED_BUNDLE:
-            return told, (
-                "The shipped bundle does not know that CA: deploy a newer version of this function, or set "
-                "PGSSLROOTCERT to the bundle that RDS publishes for the region (GovCloud and China have their own)."
-            )
+            return told, ADD_ROOTS
         return told, (
             "Set PGSSLROOTCERT to the file of the CA that signed the certificate (in a layer it is under /opt), or to "
             "«system» if that is a public one; or give the server a certificate of a CA that is trusted here."

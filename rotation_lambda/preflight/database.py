@@ -91,24 +91,26 @@ def _roots(database: Postgres, current: Credential) -> Iterator[Finding]:
     if (current.sslmode or database.sslmode) not in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}:
         yield Finding("trusted roots", Status.NOT_REACHED, "no certificate is verified")
         return
+    name = current.tls_server_name or current.address[0]
+    file = tls.roots_for(database.sslrootcert, name)
     try:
-        roots = tls.read_roots(database.sslrootcert)
+        roots = tls.read_roots(file)
     except (OSError, ConfigurationError) as error:
         what = error.what if isinstance(error, ConfigurationError) else "The file of PGSSLROOTCERT cannot be read."
         yield Finding.failure("trusted roots", ConfigurationError(what))
         return
-    days = roots.days_left
-    yield Finding(
-        "trusted roots",
-        Status.OK if days > _BUNDLE_SOON_DAYS else Status.WARNING,
-        f"{tls.describe(database.sslrootcert)}: {roots.count} certificates, the newest of {roots.newest:%Y-%m}, the "
-        f"first to expire on {roots.first_expires:%Y-%m-%d}",
-        ""
-        if days > _BUNDLE_SOON_DAYS
-        else "Get a newer bundle: deploy a newer version, or renew PGSSLROOTCERT's file.",
-        # The platform's roots are many and of all ages: those that expire are renewed with the platform.
-        measured={} if database.sslrootcert == PLATFORM_ROOTS else {"DaysUntilExpiry": float(days)},
+    days, action = roots.days_left, ""
+    seen = (
+        f"{tls.describe(file)}: {roots.count} certificates, the newest of {roots.newest:%Y-%m}, the first to expire on "
+        f"{roots.first_expires:%Y-%m-%d}"
     )
+    if region := tls.missing_region(database.sslrootcert, name):
+        seen, action = f"{seen}; none is of the Region {region}", tls.ADD_ROOTS
+    elif days <= _BUNDLE_SOON_DAYS:
+        action = "Get a newer bundle: deploy a newer version, or renew PGSSLROOTCERT's file."
+    # The platform's roots are many and of all ages: those that expire are renewed with the platform.
+    measured = {} if database.sslrootcert == PLATFORM_ROOTS else {"DaysUntilExpiry": float(days)}
+    yield Finding("trusted roots", Status.WARNING if action else Status.OK, seen, action, measured=measured)
 
 
 def _way(database: Postgres, current: Credential) -> Generator[Finding, None, str | None]:

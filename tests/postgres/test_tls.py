@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import ssl
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -118,7 +120,7 @@ class TestAdvice:
             (certificate("db", days=-2), "it has expired"),
             (certificate("db", days=-2, distrust="certificate has expired"), "it has expired"),
             (certificate("db", distrust="no"), "PGSSLROOTCERT"),
-            (certificate("db", distrust="no", issuer="Amazon RDS eu-central-1 Root CA RSA9999 G9"), "a newer version"),
+            (certificate("db", distrust="no", issuer="Amazon RDS eu-central-1 Root CA RSA9999 G9"), "make bundle"),
             (certificate("other"), "Use other as `host`"),
             (certificate(), "Use the certificate's name as `host`"),
         ],
@@ -135,6 +137,51 @@ class TestAdvice:
 
 
 class TestRoots:
+    @pytest.mark.parametrize(
+        ("name", "region"),
+        [
+            ("db.c1x2y3.eu-west-1.rds.amazonaws.com", "eu-west-1"),
+            ("DB.c1x2y3.EU-WEST-1.rds.amazonaws.com.", "eu-west-1"),
+            ("clu.cluster-ro-c1x2y3.us-east-2.rds.amazonaws.com", "us-east-2"),
+            ("pool.proxy-c1x2y3.ap-northeast-3.rds.amazonaws.com", "ap-northeast-3"),
+            ("db.c1x2y3.us-gov-west-1.rds.amazonaws.com", "us-gov-west-1"),
+            ("db.c1x2y3.rds.cn-north-1.amazonaws.com.cn", "cn-north-1"),
+            ("clu.global-c1x2y3.global.rds.amazonaws.com", None),
+            ("eu-west-1.rds.amazonaws.com", None),
+            ("db.c1x2y3.eu-west-1.rds.amazonaws.com.example", None),
+            ("db.c1x2y3.../x-1.rds.amazonaws.com", None),
+            ("db.example", None),
+            ("10.0.0.1", None),
+            ("", None),
+        ],
+    )
+    def test_are_those_of_the_endpoints_region(self, name: str, region: str | None) -> None:
+        assert tls.region_of(name) == region
+        file = Path(SHIPPED_BUNDLE).with_name(f"{region}.pem")
+        covered = region is not None and file.exists()
+        assert tls.roots_for(SHIPPED_BUNDLE, name) == (str(file) if covered else SHIPPED_BUNDLE)
+        assert tls.missing_region(SHIPPED_BUNDLE, name) == (None if covered else region)
+        assert tls.describe(tls.roots_for(SHIPPED_BUNDLE, name)).endswith(f" for {region}") == covered
+
+    @pytest.mark.parametrize("own", [PLATFORM_ROOTS, "/opt/ca.pem"])
+    def test_of_the_users_own_stay_as_they_are(self, own: str) -> None:
+        assert tls.roots_for(own, "db.c1x2y3.eu-west-1.rds.amazonaws.com") == own
+        assert tls.missing_region(own, "db.c1x2y3.us-gov-west-1.rds.amazonaws.com") is None
+
+    def test_of_another_region_do_not_verify_an_endpoint(
+        self, postgres: PostgresServer, make_role: Callable[..., Role], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        """The driver and the second look take the same file: that of the name which is verified, not all of them."""
+        (tmp_path / "all.pem").write_text(Path(str(postgres.ca_file)).read_text())
+        shutil.copy(Path(SHIPPED_BUNDLE).with_name("eu-west-1.pem"), tmp_path)
+        monkeypatch.setattr(tls, "SHIPPED_BUNDLE", str(tmp_path / "all.pem"))
+        database = Postgres(SslMode.VERIFY_CA, str(tmp_path / "all.pem"), Deadline.after(60_000))
+        login = credential(make_role(postgres))
+        database.log_in(login).close()
+        elsewhere = replace(login, tls_server_name="db.c1x2y3.eu-west-1.rds.amazonaws.com")
+        with pytest.raises(errors.TlsError, match="trusted are the shipped RDS and Amazon roots for eu-west-1: "):
+            database.log_in(elsewhere)
+
     def test_of_rds_and_amazon_are_shipped_and_valid_for_years(self) -> None:
         roots = tls.read_roots(SHIPPED_BUNDLE)
         assert roots.count >= 80

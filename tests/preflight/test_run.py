@@ -707,6 +707,13 @@ class TestDatabase(Looking):
     def test_looks_at_the_trusted_roots(self, port: int, tmp_path: Any) -> None:  # noqa: ANN401 - a path
         findings, _ = self.look(port, {"current": Inside()})
         assert "the shipped RDS and Amazon roots: 86 certificates" in findings["trusted roots"].seen
+        for region, count, status in (("eu-west-1", 8, "ok"), ("il-central-1", 86, "warning")):
+            login = {"tls_server_name": f"db.c1x2y3.{region}.rds.amazonaws.com"}
+            finding = self.look(port, {"current": Inside()}, login=login)[0]["trusted roots"]
+            assert finding.status == status
+            assert f"{count} certificates" in finding.seen
+            assert region in finding.seen
+            assert ("make bundle" in finding.action) == (status == "warning")
         (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")
         for file in ("broken.pem", "missing.pem"):
             findings, _ = self.look(port, {"current": Inside()}, sslrootcert=str(tmp_path / file))
