@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
+from moto.awslambda.utils import get_backend
 
 from local.servers import rotation
 from rotation_lambda import __version__, errors
@@ -114,6 +116,30 @@ class TestRotation:
         secret = make_secret(role.document)
         rotation.invoke_steps(invoke, secret.arn, begin(secret))
         assert role.lets_in(secret.document()["password"])
+
+
+def test_an_emulators_own_rotate_secret_rotates(
+    role: Role, secret: Secret, invoke: Callable[[object], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends the secret's name, and all four steps in the time of its own answer; only its Lambda is ours."""
+    events = []
+
+    def run(name: str, *, qualifier: str | None, body: str, **_: object) -> None:
+        events.append(json.loads(body))
+        invoke(events[-1])
+
+    _, _, _, region, account, *_ = secret.server.function_arn.split(":")
+    monkeypatch.setattr(get_backend(account, region), "invoke", run)
+    client = secret.server.client()
+    rules = {"RotationRules": {"AutomaticallyAfterDays": 30}}
+    version = client.rotate_secret(SecretId=secret.arn, RotationLambdaARN=secret.server.function_arn, **rules)[
+        "VersionId"
+    ]
+    assert [event["Step"] for event in events] == list(rotation.STEPS)
+    assert {event["SecretId"] for event in events} == {client.describe_secret(SecretId=secret.arn)["Name"]}
+    assert secret.labels["AWSCURRENT"] == version
+    assert secret.document()["password"] != role.password
+    assert role.lets_in(secret.document()["password"])
 
 
 class TestTestSecretAlone:
