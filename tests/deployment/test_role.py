@@ -470,7 +470,7 @@ class TestKeys:
         own = {name: value.replace("arn:aws:", f"arn:{partition}:") for name, value in EVERYTHING.items()}
         stack = deploy(own, partition)
         statements = [one for one in stack.statements() if actions([one], "kms")]
-        statements += stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"][2:]
+        statements += stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"][-1:]
         region, suffix = PARTITIONS[partition]
         assert len(statements) == 3
         for statement in statements:
@@ -490,16 +490,38 @@ class TestReadingPolicy:
     @pytest.mark.parametrize(("answers", "secret"), [({}, SECRET), ({"SecretArn": "", **NEW}, "<Secret>")])
     def test_lets_an_application_read_this_secret_and_no_other(self, answers: dict[str, str], secret: str) -> None:
         stack = deploy({**EVERYTHING, **answers})
-        read, describe, decrypt = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
-        assert actions([read], "secretsmanager") == {"secretsmanager:GetSecretValue"}
-        assert actions([describe], "secretsmanager") == {"secretsmanager:DescribeSecret"}
-        assert read["Resource"] == describe["Resource"] == secret
+        read, deny, decrypt = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
+        assert actions([read], "secretsmanager") == {"secretsmanager:GetSecretValue", "secretsmanager:DescribeSecret"}
+        assert read["Resource"] == deny["Resource"] == secret
         assert (decrypt["Action"], decrypt["Resource"]) == ("kms:Decrypt", KEY)
         assert decrypt["Condition"]["StringEquals"]["kms:EncryptionContext:SecretARN"] == secret
         assert stack.outputs["ReadSecretPolicyArn"] == "<ReadSecretPolicy>"
 
     def test_has_no_key_where_there_is_none(self) -> None:
         assert len(deploy().properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]) == 2
+
+    @pytest.mark.parametrize("may", ["true", "false"])
+    @pytest.mark.parametrize("stage", [None, "AWSCURRENT", "AWSPREVIOUS", "AWSPENDING", "blue"])
+    def test_denies_a_read_that_names_pending_and_nothing_else(self, stage: str | None, may: str) -> None:
+        """AWS's caching clients, ECS, RDS Proxy and the CSI driver name no label: a condition on it denies them all."""
+        stack = deploy({**TWO_ANSWERS, "ReadersMayReadPending": may})
+        statements = stack.properties("ReadSecretPolicy")["PolicyDocument"]["Statement"]
+        request = {} if stage is None else {"secretsmanager:VersionStage": stage}
+        assert allows(statements, "secretsmanager:GetSecretValue", request) is (stage != "AWSPENDING" or may == "true")
+        assert allows(statements, "secretsmanager:DescribeSecret", {})
+        assert not allows(statements, "secretsmanager:PutSecretValue", {})
+
+
+def allows(statements: list[dict[str, Any]], action: str, request: dict[str, str]) -> bool:
+    """Decide as IAM does: a Deny that applies wins; a condition on a key that the request has not does not apply."""
+    effects = set()
+    for statement in statements:
+        condition = dict(statement.get("Condition", {}))
+        equals = condition.pop("StringEquals", {})
+        assert not condition, "An operator that this test does not know."
+        if action in actions([statement], "secretsmanager") and equals.items() <= request.items():
+            effects.add(statement["Effect"])
+    return effects == {"Allow"}
 
 
 def test_every_call_is_found_in_the_adapter() -> None:
