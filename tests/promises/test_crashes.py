@@ -244,6 +244,7 @@ class Setting:
     method: str = "scram-sha-256"
     on_server: str | None = None
     on_role: str = ""
+    standby_away: bool = False
 
 
 SETTINGS = {
@@ -251,18 +252,20 @@ SETTINGS = {
     "password_encryption = md5 on the role": Setting(on_role="SET password_encryption = 'md5'"),
     "password_encryption = md5 on the server": Setting(on_server="md5"),
     "an md5 verifier, md5 in pg_hba.conf": Setting("md5", "md5"),
+    "COMMIT waits for a standby that is away": Setting(on_role="SET synchronous_commit = 'on'", standby_away=True),
 }
 
 
 @contextmanager
 def world_set(setting: Setting, server: PostgresServer, keeper: SecretsManagerServer) -> Iterator[World]:
     with world_of(server, keeper, encryption=setting.stored, options=setting.on_role) as world:
-        server.configure(password_encryption=setting.on_server)
+        away = "away" if setting.standby_away else None
+        server.configure(password_encryption=setting.on_server, synchronous_standby_names=away)
         server.use_hba(f"host all {world.role} all {setting.method}", server.default_hba)
         try:
             yield world
         finally:
-            server.configure(password_encryption=None)
+            server.configure(password_encryption=None, synchronous_standby_names=None)
             server.use_hba(server.default_hba)
 
 
