@@ -92,7 +92,7 @@ _PLAIN_TEXT_WANTED = (
 )
 # Who keeps others from changing a role: whoever has changed one, in any database, and has not ended the transaction. Of
 # others' sessions everybody sees who and which process (PostgreSQL 27.2.3); a prepared transaction has no process.
-_HOLDERS = """
+HOLDERS = """
 SELECT CASE WHEN it.pid IS NULL
     THEN format('prepared transaction %L of user %L, since %s', gid, owner, prepared::timestamp(0))
     ELSE format('process %s of user %L', it.pid, usename) END
@@ -266,7 +266,7 @@ class Session:
             with suppress(psycopg2.Error, TimeoutError):
                 self._execute("ROLLBACK")
                 if getattr(error, "pgcode", None) == _LOCKED:
-                    holders = ", ".join(ascii(holder) for (holder,) in self._execute(_HOLDERS)) or "none any more"
+                    holders = ", ".join(ascii(holder) for (holder,) in self._execute(HOLDERS)) or "none any more"
                     what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
                     failure = RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
         else:
