@@ -608,7 +608,12 @@ def make_world(
     role = f"app_{uuid4().hex[:8]}"
     where = {"host": "127.0.0.1", "port": port or server.port, "dbname": "postgres", "sslmode": "disable"}
     secret = {"engine": "postgres", **where, "username": role, "password": secrets.token_hex(8)}
-    master = {**secret, "username": role.replace("app", "master"), "password": secrets.token_hex(8)}
+    master = {
+        **secret,
+        "username": role.replace("app", "master"),
+        "password": secrets.token_hex(8),
+        "dbname": ELSEWHERE,
+    }
     if strategy is not Strategy.SINGLE_USER:
         secret["masterarn"] = keeper.create_secret(f"test/crash/{master['username']}", master)
     copies = shapes.copies(str(secret["username"]), str(secret["password"]))
