@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import importlib.util
 import io
+import marshal
 import os
 import re
 import struct
@@ -36,11 +38,12 @@ def make_environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C.UTF-8", "SAM_CLI_TELEMETRY": "0", "PYTHON": sys.executable}
 
 
-def run(*command: str, cwd: Path = ROOT, **environment: str) -> None:
+def run(*command: str, cwd: Path = ROOT, **environment: str) -> str:
     ended = subprocess.run(
         command, cwd=cwd, env={**make_environment(), **environment}, capture_output=True, text=True, check=False
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
 
 
 def sam_build(architecture: str, folder: Path) -> Path:
@@ -90,7 +93,7 @@ def test_holds_the_whole_house(built: Mapping[str, Path], architecture: str) -> 
     house = ROOT / "rotation_lambda"
     files = {str(path.relative_to(house)) for path in house.rglob("*") if path.suffix in {".py", ".pem"}}
     shipped = built[architecture] / "rotation_lambda"
-    assert {str(path.relative_to(shipped)) for path in shipped.rglob("*") if path.is_file()} == files
+    assert {str(path.relative_to(shipped)) for path in shipped.rglob("*.*") if path.suffix != ".pyc"} == files
 
 
 def test_holds_the_handler_that_the_template_names(built: Mapping[str, Path], architecture: str) -> None:
@@ -99,8 +102,48 @@ def test_holds_the_handler_that_the_template_names(built: Mapping[str, Path], ar
     assert name in {node.name for node in ast.parse(source).body if isinstance(node, ast.FunctionDef)}
 
 
-def test_has_no_compiled_python_and_no_program(built: Mapping[str, Path], architecture: str) -> None:
-    assert not [name for name in contents(built[architecture]) if name.endswith(".pyc") or name.startswith("bin/")]
+def test_has_no_program(built: Mapping[str, Path], architecture: str) -> None:
+    assert not [name for name in contents(built[architecture]) if name.startswith("bin/")]
+
+
+def make(folder: Path, *, clone: Path = ROOT, **variables: str) -> str:
+    """Build as SAM does, by make alone and under another umask; return what that prints."""
+    folder.mkdir()
+    words = " ".join(f"{name}={value}" for name, value in variables.items())
+    command = f'umask 077; exec make --makefile "{clone}/Makefile" build-RotationFunction {words}'
+    return run("sh", "-c", command, cwd=clone / "lambda" / "x86_64", ARTIFACTS_DIR=str(folder))
+
+
+def bytecode(folder: Path) -> dict[Path, bytes]:
+    return {file: file.read_bytes() for file in sorted(folder.rglob("*.pyc"))}
+
+
+class TestBytecode:
+    """With this machine's Python in the part of the runtime's."""
+
+    def test_is_of_every_module_and_is_not_compared_with_the_source(self, tmp_path: Path) -> None:
+        make(tmp_path / "built", RUNTIME="{}.{}".format(*sys.version_info))
+        files = bytecode(tmp_path / "built")
+        sources = set((tmp_path / "built").rglob("*.py"))
+        assert {Path(importlib.util.source_from_cache(str(file))) for file in files} == sources
+        for content in files.values():
+            magic, flags = content[:4], struct.unpack_from("<I", content, 4)[0]
+            assert magic == importlib.util.MAGIC_NUMBER
+            assert flags == 0b01  # PEP 552: by hash, not checked
+            place = marshal.loads(content[16:]).co_filename  # noqa: S302 - our own
+            assert place.startswith("/var/task/")
+            assert str(tmp_path).encode() not in content
+
+    def test_is_the_same_when_built_again(self, tmp_path: Path) -> None:
+        for name in ("one", "two"):
+            make(tmp_path / name, RUNTIME="{}.{}".format(*sys.version_info))
+        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+
+    def test_is_said_to_be_left_out_where_no_python_can_make_it(self, tmp_path: Path) -> None:
+        other = "3.11" if sys.version_info[:2] != (3, 11) else "3.12"
+        told = make(tmp_path / "built", RUNTIME=other, PYTHON=sys.executable, PATH="/usr/bin:/bin")
+        assert bytecode(tmp_path / "built") == {}
+        assert [line for line in told.splitlines() if f"no Python {other} here" in line]
 
 
 def test_is_for_the_machine_and_the_python_of_the_template(built: Mapping[str, Path], architecture: str) -> None:
@@ -125,14 +168,11 @@ def test_is_small(built: Mapping[str, Path], architecture: str) -> None:
 def test_is_the_same_when_built_again_elsewhere(built: Mapping[str, Path], tmp_path: Path) -> None:
     """From a clone in another place, whose path has a space, under another umask, and by make alone."""
     clone = tmp_path / "an other"
-    artifacts = tmp_path / "artifacts"
-    artifacts.mkdir()
     clone.mkdir()
     for name in (*SOURCE, "rotation_lambda"):
         run("cp", "-R", str(ROOT / name), str(clone))
-    make = f'umask 077; exec make --makefile "{clone}/Makefile" build-RotationFunction'
-    run("sh", "-c", make, cwd=clone / "lambda" / "x86_64", ARTIFACTS_DIR=str(artifacts))
-    assert contents(artifacts) == contents(built["x86_64"])
+    make(tmp_path / "artifacts", clone=clone)
+    assert contents(tmp_path / "artifacts") == contents(built["x86_64"])
 
 
 def test_is_the_same_in_a_release(built: Mapping[str, Path], tmp_path: Path) -> None:
