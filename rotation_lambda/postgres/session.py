@@ -78,6 +78,10 @@ _CHANGE = (
 )
 _READ_ONLY = {"25006", "0A000"}
 _LOCKED = "55P03"  # lock_not_available: lock_timeout has struck
+_IN_DOUBT = (
+    "Let the next try find out, which Secrets Manager makes by itself. If none follows, as after a cancel, run "
+    "the preflight: it shows which version logs in. A new rotation goes on from either password."
+)
 _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # … had come before our COMMIT
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: somebody else may do it
 _CHANGE_HINTS = {
@@ -323,10 +327,12 @@ def _read_change_failure(
         return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({_cause(error)}).")
     in_doubt = committing and _ROLLED_BACK not in str(error)
     if in_doubt:
-        what = "COMMIT was not confirmed, so the new password may be in force or not; the next try finds out"
+        what = "COMMIT was not confirmed, so the new password is in force, or will be, or not"
     else:
         what = "ALTER ROLE was not carried out, the old password holds"
-    hint = _PLAIN_TEXT_WANTED if "not a plain text" in _cause(error) else _CHANGE_HINTS.get(sqlstate or "")
+    hint = _IN_DOUBT if in_doubt else _CHANGE_HINTS.get(sqlstate or "")
+    if "not a plain text" in _cause(error):
+        hint = _PLAIN_TEXT_WANTED
     return PasswordChangeError(
         f"{name_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint, in_doubt=in_doubt
     )
