@@ -1,4 +1,4 @@
-"""Connect to PostgreSQL with a credential that rotates, and be let in while it does."""
+"""Connect to PostgreSQL with credentials that rotate, also while they do."""
 
 from __future__ import annotations
 
@@ -6,24 +6,22 @@ import logging
 import os
 import random
 import re
+import socket
 import time
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg2
 from aws_lambda_powertools.utilities.parameters import SecretsProvider
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError, TransformParameterError
 from botocore.config import Config
-from psycopg2.extensions import make_dsn
 
-if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
-
-MAX_AGE_S = 300  # of a cached credential: far less than the time between two rotations
-READ_AGAIN_S = 0.25  # between two readings for the reason that a password was refused
+MAX_AGE_S = 300  # of cached credentials: far less than the time between two rotations
+READ_AGAIN_S = 0.25  # between two reads because a password was refused
 DEADLINE_S = 10  # for a connect whose every password is refused
+WAIT_S = 40  # for a server that starts, fails over or wakes up; a paused Aurora cluster takes 15 to 30 seconds
 
 # https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem
 RDS_BUNDLE = Path(__file__).with_name("rds-global-bundle.pem")
@@ -33,22 +31,51 @@ CLIENT = Config(connect_timeout=3, read_timeout=5, retries={"mode": "standard", 
 # libpq gives no SQLSTATE for a failed connect, only a text: PostgreSQL's, PgBouncer's or RDS Proxy's, in English.
 REFUSED = re.compile(
     r'failed: FATAL:  (?:password authentication failed(?: for user ".*")?|SASL authentication failed'
-    r"|The password that was provided for the role .* is wrong\.?)\s*\Z"
+    r"|The password that was provided for the role .* is wrong\.?"
+    r"|This RDS [Pp]roxy has no credentials for the role .*)\s*\Z"
 )
+PASSES = re.compile(
+    r"failed: (?:Connection refused|Connection reset|Connection timed out|timeout expired|server closed the connection"
+    r"|No route to host|Network is unreachable|FATAL:  the database system is |FATAL:  sorry, too many clients"
+    r"|FATAL:  terminating connection due to |FATAL:  no pg_hba\.conf entry for (?!.*no encryption))"
+    r"|connection timeout expired"
+)
+SSL = {"true": "verify-full", "false": "disable", "": "verify-full"}
+MODES = {"disable", "require", "verify-ca", "verify-full"}  # allow and prefer would downgrade
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
+NAMES = {"dbname", "username", "password"}  # blanks belong to them
 
 logger = logging.getLogger(__name__)
 logging.getLogger("botocore").setLevel(logging.INFO)  # at DEBUG it logs what it receives: the password
 
 
-class Database:
-    """The database that a secret opens. One for a process: its threads share what is read of Secrets Manager.
+def login_of(secret: dict[str, Any]) -> dict[str, Any]:
+    """Return libpq's parameters for a secret of the rotation's format; ValueError or LookupError where it is none."""
+    tidy = {
+        key: value.strip(" ") if isinstance(value, str) and key not in NAMES else value for key, value in secret.items()
+    }
+    given = {key: value for key, value in tidy.items() if value not in (None, "")}
+    mode = given.get("sslmode", SSL[str(given.get("ssl", "")).lower()])
+    names = [given["host"], given.get("dbname", "postgres"), given["username"], given["password"]]
+    if mode not in MODES or CONTROL.search("".join(names)):
+        raise ValueError
+    login = dict(zip(("host", "dbname", "user", "password"), names, strict=True))
+    name = {"name": given["tlsServerName"]} if "tlsServerName" in given else {}
+    return {**login, "port": int(given.get("port", 5432)), "sslmode": mode, **name}
 
-    libpq's parameters, but for the login, can be given here and to connect(). Unless they say otherwise, the server has
-    to prove its name by a certificate of RDS (or of PGSSLROOTCERT), and to let in by SCRAM, which does not show it the
-    password.
+
+class Database:
+    """The database that a secret opens. One for a process: its threads share what is read from Secrets Manager.
+
+    `driver` is psycopg2 or psycopg. libpq's parameters, except for the login, can be given here and to connect().
+    Unless they or the secret say otherwise, the server has to prove its name by a certificate of RDS (or of
+    PGSSLROOTCERT). It has to ask for SCRAM or md5, neither of which shows it the password.
     """
 
-    def __init__(self, secret_id: str, provider: SecretsProvider | None = None, **parameters: object) -> None:
+    def __init__(
+        self, secret_id: str, provider: SecretsProvider | None = None, driver: Any = psycopg2, **parameters: object
+    ) -> None:
+        self.driver = driver
         self._secret_id = secret_id
         self._provider = provider or SecretsProvider(boto_config=CLIENT)
         self._parameters = parameters
@@ -56,30 +83,32 @@ class Database:
         self._pending: dict[str, Any] | None = None  # AWSPENDING's login, while it is ahead of AWSCURRENT's
         self._read_again_at = 0.0
 
-    def connect(self, **parameters: object) -> Connection:
+    def connect(self, **parameters: object) -> Any:
         """Return a new session, which the caller closes.
 
-        Only a refused password leads on: to AWSCURRENT read afresh; to AWSPENDING, which is what the database accepts
-        between setSecret and finishSecret; to the same again until the deadline. Everything else is raised at once:
-        psycopg2.OperationalError of the database, GetParameterError of Secrets Manager, ValueError of a secret that is
-        no credential.
+        A refused password leads to AWSCURRENT read afresh; to AWSPENDING, which the database accepts between setSecret
+        and finishSecret; and to both again, for DEADLINE_S. A server that is not ready is asked again for WAIT_S.
+        Everything else is raised at once: the driver's OperationalError, GetParameterError of Secrets Manager, OSError
+        of DNS, ValueError of a secret that holds no credentials.
         """
-        pause, deadline = 0.1, time.monotonic() + DEADLINE_S
+        pause, began = 0.1, time.monotonic()
         while True:
-            refused = []
+            refused: list[dict[str, Any]] = []
             login: dict[str, Any] | None = self._known_login()
             while login:
                 try:
                     return self._log_in(login, parameters)
-                except psycopg2.OperationalError as error:
-                    if not REFUSED.search(str(error)):
-                        raise
-                    refusal = error
+                except self.driver.OperationalError as error:
+                    failure = type(error)(*error.args)  # psycopg's own exception carries the password along
+                if not is_refused(failure):
+                    break
                 refused.append(login)
                 login = self._other_login(refused)
-            if time.monotonic() > deadline:
-                refusal.add_note(f"Refused like every password that {self._secret_id} had within {DEADLINE_S} seconds.")
-                raise refusal
+            patience = DEADLINE_S if login is None else WAIT_S if PASSES.search(str(failure)) else 0
+            if time.monotonic() - began >= patience:
+                failure.add_note(f"Tried for {patience} seconds with what {self._secret_id} holds.")
+                raise failure
+            logger.warning("No session by %s yet; trying again: %s", self._secret_id, str(failure).strip())
             time.sleep(pause * random.uniform(0.5, 1))  # noqa: S311 - it only keeps the callers apart
             pause = min(2 * pause, 2)
 
@@ -116,24 +145,27 @@ class Database:
             return None
         return None if login in refused else login
 
-    def _read(self, label: str, **how: Any) -> dict[str, Any]:  # noqa: ANN401 - Powertools' own parameters
-        """Return libpq's parameters for the version with the label; ValueError where it holds no such thing."""
-        with suppress(TransformParameterError, ValueError, LookupError, TypeError):  # which may carry the secret along
+    def _read(self, label: str, **how: Any) -> dict[str, Any]:
+        """Return the login of the version with the label; ValueError where it holds no such thing."""
+        # What these exceptions say may have the secret in it.
+        with suppress(TransformParameterError, ValueError, LookupError, TypeError, AttributeError):
             secret: Any = self._provider.get(self._secret_id, transform="json", VersionStage=label, **how)
-            login = {
-                "host": secret["host"],
-                "port": secret.get("port") or 5432,
-                "dbname": secret.get("dbname") or "postgres",
-                "user": secret["username"],
-                "password": secret["password"],
-            }
-            make_dsn(**login)  # fails here where connect() would, with an error that carries the password along
-            return login
-        raise ValueError(f"{label} of {self._secret_id} is not the JSON of a database's credential.")
+            return login_of(secret)
+        raise ValueError(f"{label} of {self._secret_id} is not the JSON of a database's credentials.")
 
-    def _log_in(self, login: dict[str, Any], parameters: dict[str, object]) -> Connection:
-        safe = {"sslmode": "verify-full", "require_auth": "scram-sha-256", "connect_timeout": 5}
+    def _log_in(self, login: dict[str, Any], parameters: dict[str, object]) -> Any:
+        safe = {"require_auth": "scram-sha-256,md5", "connect_timeout": 5}
         roots = {"sslrootcert": os.environ.get("PGSSLROOTCERT") or RDS_BUNDLE}
-        everything: dict[str, Any] = {**safe, **roots, **self._parameters, **parameters, **login}
-        connection: Connection = psycopg2.connect(**everything)
-        return connection
+        secret = {key: login[key] for key in ("dbname", "sslmode")}
+        everything: dict[str, Any] = {**safe, **roots, **secret, **self._parameters, **parameters}
+        everything |= {key: login[key] for key in ("host", "port", "user", "password")}
+        if "name" in login:  # tlsServerName: the certificate has this name, and DNS knows the host by another
+            found = socket.getaddrinfo(login["host"], login["port"], type=socket.SOCK_STREAM)
+            addresses = [str(one[4][0]) for one in found]
+            everything |= {"hostaddr": ",".join(addresses), "host": ",".join([login["name"]] * len(addresses))}
+        return self.driver.connect(**everything)
+
+
+def is_refused(error: Exception) -> bool:
+    """Tell whether the password was refused, as libpq's last line says; psycopg may add lines of earlier attempts."""
+    return bool(REFUSED.search(str(error).partition("\nMultiple connection attempts failed")[0]))

@@ -7,21 +7,20 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import create_engine, event
 
 if TYPE_CHECKING:
-    from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
     from sqlalchemy import Engine
 
     from .database import Database
 
 
-def create_engine_for(database: Database, **options: Any) -> Engine:  # noqa: ANN401 - create_engine's own
+def create_engine_for(database: Database, **options: Any) -> Engine:
     """Return an engine whose sessions are database.connect()'s; `options` are create_engine's.
 
-    A session that is open survives a new password: PostgreSQL asks for it at login only.
+    An open session survives a new password: PostgreSQL asks for it at login only.
     """
-    engine = create_engine("postgresql+psycopg2://", **options)
+    engine = create_engine(f"postgresql+{database.driver.__name__}://", **options)
 
     @event.listens_for(engine, "do_connect")
-    def log_in(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Connection:
+    def log_in(_dialect: object, _record: object, _arguments: object, parameters: dict[str, Any]) -> Any:
         return database.connect(**parameters)
 
     return engine

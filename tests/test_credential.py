@@ -13,7 +13,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rotation_lambda import credential, errors
-from tests.worlds import leaks
+from tests.worlds import leaks, secret_format
 
 MARKER = "xyzzy"  # every value below begins with it, so that even the beginning of one is found in an error
 SECRET: dict[str, Any] = {
@@ -202,6 +202,25 @@ def test_refuses_half_of_a_surrogate_pair_anywhere(text: str) -> None:
 
 def test_takes_a_whole_surrogate_pair() -> None:
     assert credential.Credential.parse(secret().replace("xyzzy-password", "\\ud83d\\ude00")).password == "\U0001f600"
+
+
+@pytest.mark.parametrize(("changes", "expected"), secret_format.ACCEPTED, ids=str)
+def test_reads_the_format_as_applications_do(changes: dict[str, object], expected: dict[str, object]) -> None:
+    read = credential.Credential.parse(json.dumps(secret_format.secret(changes)))
+    assert secret_format.login(expected) == {
+        "host": read.host,
+        "port": read.port,
+        "dbname": read.dbname,
+        "user": read.username,
+        "password": read.password,
+        "sslmode": read.sslmode,
+        "tlsServerName": read.tls_server_name,
+    }
+
+
+@pytest.mark.parametrize("changes", secret_format.REFUSED, ids=str)
+def test_refuses_of_the_format_what_applications_refuse(changes: dict[str, object]) -> None:
+    refusal_of(json.dumps(secret_format.secret(changes)))
 
 
 # The engine.

@@ -32,7 +32,8 @@ class CurrentOnly(Database):
 
     def connect(self, **parameters: object) -> Connection:
         """Return a new session, or raise what stood in the way of the only try."""
-        return self._log_in(self._read("AWSCURRENT", max_age=0, force_fetch=True), parameters)
+        connection: Connection = self._log_in(self._read("AWSCURRENT", max_age=0, force_fetch=True), parameters)
+        return connection
 
 
 @dataclass(slots=True)

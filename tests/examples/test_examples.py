@@ -9,8 +9,9 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from threading import Barrier
@@ -18,27 +19,33 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import cfnlint.api
+import django.conf
+import psycopg
 import psycopg2
 import pytest
 import sqlalchemy
 from aws_lambda_powertools.utilities.parameters.base import clear_caches
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
+from django.db.utils import ConnectionHandler
+from psycopg2 import sql
 from samcli.yamlhelper import yaml_parse
 
 from examples import database as example
 from examples.database import REFUSED, Database
 from examples.engine import create_engine_for
+from examples.pool import create_pool_for
 from examples.secret import read_secret, read_version
 from local.servers import rotation
 from local.servers.applications import make_provider, run_clients
 from local.servers.secrets_manager import run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation
+from tests.worlds import secret_format
 from tests.worlds.leaks import everything_in
 from tests.worlds.pages import PAGES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
     from local.servers.postgres import PostgresServer
@@ -189,7 +196,7 @@ class TestConnecting:
     def test_verifies_the_server_and_sends_no_password(self, application: Application) -> None:
         with closing(application.database.connect(application_name="shop")) as connection:
             given = connection.info.dsn_parameters
-        assert (given["sslmode"], given["require_auth"]) == ("verify-full", "scram-sha-256")
+        assert (given["sslmode"], given["require_auth"]) == ("verify-full", "scram-sha-256,md5")
         assert (given["application_name"], given["connect_timeout"]) == ("shop", "5")
 
     def test_the_login_is_the_secrets_alone(self, application: Application) -> None:
@@ -309,9 +316,26 @@ class TestFailing:
         application.put({**application.role.document, "dbname": "none"})
         failure(application, psycopg2.OperationalError, 'database "none" does not exist')
 
-    def test_an_unreachable_server_is_none(self, application: Application) -> None:
+    def test_a_server_that_does_not_answer_is_none(
+        self, application: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(example, "WAIT_S", 1)
         application.put({**application.role.document, "port": 1})
-        failure(application, psycopg2.OperationalError, "Connection refused")
+        error = failure(application, psycopg2.OperationalError, "Connection refused")
+        assert application.secret.arn in error.__notes__[0]
+        assert 2 <= caplog.text.count("trying again: connection to server at") < 20
+        assert application.role.password not in caplog.text
+
+    @pytest.mark.parametrize(
+        ("more", "error"),
+        [({}, psycopg2.OperationalError), ({"tlsServerName": "localhost"}, OSError)],
+        ids=["", "name"],
+    )
+    def test_a_host_that_dns_does_not_know_is_none(
+        self, application: Application, more: dict[str, str], error: type[Exception]
+    ) -> None:
+        application.put({**application.role.document, "host": "nowhere.invalid", **more})
+        failure(application, error, "not known|no address|in name resolution")
 
     def test_a_server_with_another_name_is_none(self, application: Application) -> None:
         application.put({**application.role.document, "host": "127.0.0.1"})
@@ -322,7 +346,7 @@ class TestFailing:
     ) -> None:
         monkeypatch.delenv("PGSSLROOTCERT")
         failure(application, psycopg2.OperationalError, f'root certificate file "{example.RDS_BUNDLE}" does not exist')
-        monkeypatch.setattr(example, "RDS_BUNDLE", ROOT / "rotation_lambda" / example.RDS_BUNDLE.name)
+        monkeypatch.setattr(example, "RDS_BUNDLE", ROOT / "rotation_lambda" / "roots" / "all.pem")
         failure(application, psycopg2.OperationalError, "certificate verify failed")
 
     def test_a_server_that_asks_for_the_password_is_none(self, application: Application) -> None:
@@ -356,6 +380,9 @@ class TestFailing:
             "null",
             '{{"password": "{password}"}}',
             '{{"host": "localhost", "username": "\\ud800", "password": "{password}"}}',
+            '{{"host": "localhost", "username": "app", "password": "{password}\\u0000"}}',
+            '{{"host": "localhost", "username": "app", "password": ["{password}"]}}',
+            '\ufeff{{"host": "localhost", "username": "app", "password": "{password}"}}',
         ],
     )
     def test_says_that_the_secret_is_no_credential(self, application: Application, value: str) -> None:
@@ -369,6 +396,8 @@ class TestFailing:
             ("password authentication failed", True),
             ("SASL authentication failed", True),
             ("The password that was provided for the role app is wrong.", True),
+            ("This RDS proxy has no credentials for the role app. Check the credentials for this role …", True),
+            ("This RDS Proxy requires TLS connections", False),
             ('role "x failed: FATAL:  SASL authentication failed" is not permitted to log in', False),
             ('database "password authentication failed" does not exist', False),
             ("sorry, too many clients already", False),
@@ -378,6 +407,146 @@ class TestFailing:
     def test_knows_a_refused_password_by_its_text(self, text: str, refused: bool) -> None:  # noqa: FBT001
         error = f'connection to server at "db.example" (192.0.2.1), port 5432 failed: FATAL:  {text}\n'
         assert bool(REFUSED.search(error)) is refused
+        many = (
+            f"connection failed: {error}Multiple connection attempts failed. All failures were:\n- host: 'h': {error}"
+        )
+        assert example.is_refused(psycopg.OperationalError(many)) is refused
+
+    @pytest.mark.parametrize(
+        ("text", "passes"),
+        [
+            ("Connection refused\n\tIs the server running on that host and accepting TCP/IP connections?", True),
+            ("timeout expired", True),
+            ("Connection timed out", True),
+            ("No route to host", True),
+            ("server closed the connection unexpectedly\n\tThis probably means …", True),
+            ("FATAL:  the database system is starting up", True),
+            ("FATAL:  the database system is not yet accepting connections\nDETAIL:  Consistent …", True),
+            ("FATAL:  sorry, too many clients already", True),
+            ("FATAL:  terminating connection due to administrator command", True),
+            ('FATAL:  no pg_hba.conf entry for host "::1", user "app", database "d", SSL encryption', True),
+            ('FATAL:  no pg_hba.conf entry for host "::1", user "app", database "d", no encryption', False),
+            ('FATAL:  password authentication failed for user "app"', False),
+            ('FATAL:  role "x" is not permitted to log in', False),
+            ("SSL error: certificate verify failed", False),
+            ('server certificate for "a" does not match host name "b"', False),
+            ("server does not support SSL, but SSL was required", False),
+        ],
+    )
+    def test_knows_by_its_text_what_may_pass(self, text: str, passes: bool) -> None:  # noqa: FBT001
+        error = f'connection to server at "db.example" (192.0.2.1), port 5432 failed: {text}\n'
+        assert bool(example.PASSES.search(error)) is passes
+        assert example.PASSES.search("connection timeout expired")  # psycopg 3's own word
+
+
+class TestFormat:
+    """The table that the rotation's reader goes through as well."""
+
+    @pytest.mark.parametrize(("changes", "expected"), secret_format.ACCEPTED, ids=str)
+    def test_reads_what_the_rotation_accepts(self, changes: dict[str, Any], expected: dict[str, Any]) -> None:
+        read = example.login_of(secret_format.secret(changes))
+        login = secret_format.login(expected)
+        name = login.pop("tlsServerName")
+        assert read == {**login, "sslmode": login["sslmode"] or "verify-full", **({"name": name} if name else {})}
+
+    @pytest.mark.parametrize("changes", secret_format.REFUSED, ids=str)
+    def test_refuses_what_the_rotation_refuses(self, changes: dict[str, Any]) -> None:
+        with pytest.raises((ValueError, LookupError, TypeError)):
+            example.login_of(secret_format.secret(changes))
+
+    def test_verifies_another_name_at_every_address_of_the_host(self, application: Application) -> None:
+        application.put({**application.role.document, "host": "127.0.0.1", "tlsServerName": "localhost"})
+        with closing(application.database.connect()) as connection:
+            given = connection.info.dsn_parameters
+        assert (given["host"], given["hostaddr"], given["sslmode"]) == ("localhost", "127.0.0.1", "verify-full")
+
+    def test_goes_without_tls_where_the_secret_says_so_and_the_code_does_not(self, application: Application) -> None:
+        application.put({**application.role.document, "ssl": "false"})
+        server = application.role.server
+        server.use_hba(f"host all {application.role.name} all scram-sha-256", server.default_hba)
+        try:
+            with closing(application.database.connect()) as connection:
+                assert not connection.info.ssl_in_use
+            with closing(application.database.connect(sslmode="verify-full")) as connection:
+                assert connection.info.ssl_in_use
+        finally:
+            server.use_hba(server.default_hba)
+
+    def test_logs_in_by_md5_where_the_server_asks_for_it(self, application: Application) -> None:
+        role, server = application.role, application.role.server
+        change = sql.SQL("SET password_encryption = md5; ALTER ROLE {} PASSWORD {}")
+        server.query(change.format(sql.Identifier(role.name), sql.Literal(role.password)))
+        server.use_hba(f"hostssl all {role.name} all md5", server.default_hba)
+        try:
+            application.log_in()
+            with pytest.raises(psycopg2.OperationalError, match="authentication method requirement"):
+                application.log_in(require_auth="scram-sha-256")
+        finally:
+            server.use_hba(server.default_hba)
+
+    def test_opens_the_database_that_is_asked_for(self, application: Application) -> None:
+        """As Django's tests need it."""
+        with closing(application.database.connect(dbname="template1")) as connection:
+            assert connection.info.dbname == "template1"
+
+
+class TestWaiting:
+    def test_waits_for_a_server_that_turns_everybody_away_for_a_while(
+        self, application: Application, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """So does a paused Aurora cluster."""
+        server = application.role.server
+        server.use_hba("hostssl all postgres all scram-sha-256")
+        with ThreadPoolExecutor(1) as pool:
+            try:
+                session = pool.submit(application.log_in)
+                wait_for(lambda: caplog.text.count("no pg_hba.conf entry") > 1)
+                assert not session.done()
+            finally:
+                server.use_hba(server.default_hba)
+            session.result(timeout=10)
+        assert application.reads == ["AWSCURRENT"]
+        assert application.role.password not in caplog.text
+
+    def test_asks_again_while_rds_proxy_does_not_know_the_user_yet(self, application: Application) -> None:
+        """It reads AWSCURRENT now and then: after alternating users have taken turns, it does not know the old one."""
+        proxy = Proxy(psycopg2, known=application.role.password)
+        database = Database(application.secret.arn, application.database._provider, proxy)
+        application.put({**application.role.document, "password": "another"})
+        application.role.alter("PASSWORD 'another'")
+        clear_caches()  # type: ignore[no-untyped-call]
+        with ThreadPoolExecutor(1) as pool:
+            session = pool.submit(database.connect)
+            wait_for(lambda: proxy.refused > 1)
+            proxy.known = "another"
+            session.result(timeout=10).close()
+
+
+@dataclass
+class Proxy:
+    """psycopg2 by way of RDS Proxy, which knows one password."""
+
+    driver: Any
+    known: str
+    refused: int = 0
+
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401 - whatever psycopg2 has
+        return getattr(self.driver, name)
+
+    def connect(self, **login: Any) -> Any:  # noqa: ANN401
+        if login["password"] != self.known:
+            self.refused += 1
+            where = f'connection to server at "{login["host"]}", port {login["port"]} failed: FATAL:  '
+            user = f"This RDS proxy has no credentials for the role {login['user']}."
+            raise psycopg2.OperationalError(f"{where}{user} Check the credentials for this role and try again.\n")
+        return self.driver.connect(**login)
+
+
+def wait_for(truth: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not truth():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 class TestPool:
@@ -412,6 +581,149 @@ class TestPool:
         with pytest.raises(sqlalchemy.exc.OperationalError, match=REFUSAL) as caught:
             engine.connect()
         assert application.role.password not in everything_in(caught.value) + repr(engine)
+
+
+Ask = Callable[[], str]
+"""Opens a session afresh, and returns as whom."""
+
+
+def by_driver(driver: Any) -> Callable[[str], Iterator[Ask]]:  # noqa: ANN401 - psycopg2 or psycopg
+    def opened(secret_id: str) -> Iterator[Ask]:
+        database = Database(secret_id, driver=driver)
+
+        def ask() -> str:
+            with closing(database.connect()) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT session_user")
+                return str(cursor.fetchone()[0])
+
+        yield ask
+
+    return opened
+
+
+def by_pool(secret_id: str) -> Iterator[Ask]:
+    with create_pool_for(Database(secret_id, driver=psycopg), min_size=0, max_size=1, timeout=10) as pool:
+
+        def ask() -> str:
+            with pool.connection() as connection:
+                [user] = connection.execute("SELECT session_user").fetchone() or [""]
+                connection.close()
+                return str(user)
+
+        yield ask
+
+
+def by_engine(driver: Any) -> Callable[[str], Iterator[Ask]]:  # noqa: ANN401 - psycopg2 or psycopg
+    def opened(secret_id: str) -> Iterator[Ask]:
+        engine = create_engine_for(Database(secret_id, driver=driver), poolclass=sqlalchemy.NullPool)
+
+        def ask() -> str:
+            with engine.connect() as session:
+                return str(session.scalar(sqlalchemy.text("SELECT session_user")))
+
+        yield ask
+
+    return opened
+
+
+def by_django(secret_id: str) -> Iterator[Ask]:
+    session = of_django("postgres", secret_id)
+
+    def ask() -> str:
+        session.close()
+        with session.cursor() as cursor:
+            cursor.execute("SELECT session_user, current_database(), current_setting('application_name')")
+            user, *others = cursor.fetchone()
+            assert others == ["postgres", "shop"]
+            return str(user)
+
+    try:
+        yield ask
+    finally:
+        session.close()
+
+
+def of_django(name: str, secret_id: str) -> Any:  # noqa: ANN401 - Django has no types
+    """Return what Django would make of an entry of DATABASES."""
+    if not django.conf.settings.configured:
+        django.conf.settings.configure()
+        django.setup()
+    options = {"secret_id": secret_id, "application_name": "shop"}
+    entry = {"ENGINE": "examples.django_postgresql", "NAME": name, "OPTIONS": options}
+    return ConnectionHandler({"default": entry})["default"]
+
+
+EXAMPLES = {
+    "psycopg2": by_driver(psycopg2),
+    "psycopg": by_driver(psycopg),
+    "psycopg_pool": by_pool,
+    "SQLAlchemy, psycopg2": by_engine(psycopg2),
+    "SQLAlchemy, psycopg": by_engine(psycopg),
+    "Django": by_django,
+}
+
+
+@pytest.mark.parametrize("strategy", ["single-user", "alternating-users", "superuser"])
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_lives_through_a_rotation_of_each_strategy(
+    kind: str,
+    strategy: str,
+    role: Role,
+    make_secret: Callable[[object], Secret],
+    make_superuser: Callable[[Role], dict[str, Any]],
+    invoke: rotation.Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sessions are opened before, after each step, and when the next rotation has changed the password again."""
+    monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+    secret = make_secret({**role.document, **(make_superuser(role) if strategy != "single-user" else {})})
+    manager = secret.server
+    users = {role.name, *([f"{role.name}_clone"] if strategy == "alternating-users" else [])}
+    with contextmanager(EXAMPLES[kind])(secret.arn) as ask:
+        seen = {ask()}
+        for _ in range(2):
+            token = rotation.begin(manager.client(), secret.arn, manager.function_arn)
+            for step in rotation.STEPS:
+                rotation.invoke_steps(invoke, secret.arn, token, steps=[step])
+                seen.add(ask())
+        if strategy == "alternating-users":  # the old password is good until the next rotation but one
+            token = rotation.begin(manager.client(), secret.arn, manager.function_arn)
+            rotation.invoke_steps(invoke, secret.arn, token)
+            seen.add(ask())
+        assert seen == users
+
+
+@pytest.mark.parametrize("kind", EXAMPLES)
+def test_tells_no_secret_where_the_password_is_refused(
+    kind: str, application: Application, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Psycopg's own exception has it among its attributes."""
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setattr(example, "DEADLINE_S", 0)
+    with contextmanager(EXAMPLES[kind])(application.secret.arn) as ask:
+        ask()
+        application.role.alter("PASSWORD 'by hand'")
+        with pytest.raises(Exception, match=r"password authentication failed|couldn't get a connection") as caught:
+            [ask() for _ in range(3)]  # a pool has one in reserve
+    assert application.role.password not in everything_in(caught.value) + caplog.text
+
+
+def test_djangos_own_tests_get_a_database_of_their_own(application: Application) -> None:
+    """Not the one that the secret names: they would empty it."""
+    application.role.alter("CREATEDB")
+    name = f"shop_{application.role.name}"
+    session = of_django(name, application.secret.arn)
+    with session._nodb_cursor() as cursor:
+        cursor.execute(f"CREATE DATABASE test_{name}")
+    session.settings_dict["NAME"] = f"test_{name}"
+    try:
+        with session.cursor() as cursor:
+            cursor.execute("SELECT current_database()")
+            assert cursor.fetchone() == (f"test_{name}",)
+    finally:
+        session.close()
+        with session._nodb_cursor() as cursor:
+            cursor.execute(f"DROP DATABASE test_{name}")
 
 
 @pytest.mark.parametrize("strategy", ["single-user", "alternating-users"])
@@ -570,6 +882,8 @@ def test_every_snippet_of_the_page_runs(
         for language, text in snippets():
             getattr(reader, language)(text)
     reader.names["engine"].dispose()
+    reader.names["pool"].close()
+    assert reader.names["DATABASES"]["default"]["ENGINE"] == "examples.django_postgresql"
     payment = reader.names["payment"]
     assert payment == reader.names["payment_now"]
     assert (payment["username"], len(payment["password"])) == ("shop", 32)
