@@ -71,7 +71,7 @@ class Subject:
     credential: Credential
     is_waited_for: Callable[[], bool]
     limit: Callable[[int], object]
-    end_sessions: Callable[[], object]
+    end_sessions: Callable[[], None]
 
 
 @pytest.fixture(params=["fake", 16, 17, 18])
@@ -86,12 +86,17 @@ def subject(
             return poll(freed, LOCK_TIMEOUT_S)
 
         fake = FakeDatabase("app", "old", wait=wait)
+
+        def end_sessions() -> None:
+            for session in fake.sessions:
+                fake.end(session)
+
         return Subject(
             fake,
             FAKE_CREDENTIAL,
             waits.is_set,
             lambda most: fake.limits.update({"app": most}),
-            lambda: [fake.end(session) for session in fake.sessions],
+            end_sessions,
         )
     server = postgres_of(request.param)
     role = make_role(server)
