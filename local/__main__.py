@@ -1,108 +1,153 @@
-"""Rotate a PostgreSQL credential on this machine through the function itself, and tell what happens."""
+"""Rotate a PostgreSQL password on this machine through the function itself, and show what happens."""
 
 from __future__ import annotations
 
 import argparse
 import signal
-import sys
+import textwrap
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, NoReturn
-
-from rich.console import Console
 
 from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
 from local.clients import run_rotations, settings_for
 from local.rotate import load_function, show_rotation
-from local.serve import serve
+from local.serve import address, serve
 from local.servers.stack import LOGGED, STRATEGIES, run_stack
+from local.terminal import FAILED, STATUSES, Screen, run
+from rotation_lambda import __version__
 from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+TAKEN = {
+    "--serve": {"--strategy", "--bind", "--logs"},
+    "--break": {"--logs"},
+    "--chaos": {"--seed"},
+    "": {"--times", "--strategy", "--clients", "--logs"},
+}
+"""What each mode takes, but for --json and --quiet, which all of them do; the empty one is a plain rotation."""
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Do what the command line asks; return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m local", description=__doc__)
-    parser.add_argument("--times", type=_positive, default=1, metavar="N", help="rotate N times in a row (default: 1)")
-    parser.add_argument(
-        "--strategy", choices=STRATEGIES, default="single-user", help="whose password changes, and who changes it"
+    parser = make_parser()
+    options = parser.parse_args(arguments)
+    _check(parser, options)
+    screen = Screen(as_json=options.json, quiet=options.quiet)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _leave)
+    try:
+        return _do(options, screen)
+    except RotationError as error:
+        screen.result({"error": {"code": error.code, "message": error.message, "hint": error.hint}})
+        screen.complain(f"{type(error).__name__} ({error.code}): {error}")
+        return FAILED
+    except KeyboardInterrupt:
+        screen.say()
+        screen.say("Stopped. Both servers are down, and nothing of them is left.")
+        return 0 if options.serve else 128 + signal.SIGINT
+
+
+def _do(options: argparse.Namespace, screen: Screen) -> int:
+    strategy, times = options.strategy or "single-user", options.times or 1
+    if options.serve:
+        serve(screen, strategy=strategy, bind=options.bind, logs=options.logs)
+    if options.chaos:
+        return FAILED if run_chaos(options.chaos, screen, options.seed).locked_out.total() else 0
+    breakage = BREAKAGES.get(options.breakage)
+    if breakage and breakage.part:
+        breakage.part.find()
+    settings = settings_for(options.clients) if options.clients else LOGGED
+    with ExitStack() as kept:
+        with screen.waiting("Starting PostgreSQL and Secrets Manager"):
+            stack = kept.enter_context(run_stack(strategy=strategy, settings=settings))
+        function = load_function(stack, screen.log() if options.logs else None)
+        if breakage:
+            result = demonstrate(breakage, stack, function, screen)
+        elif options.clients:
+            result = run_rotations(stack, function, screen, clients=options.clients, times=times)
+        else:
+            result = {"rotations": [show_rotation(stack, function, screen) for _ in range(times)]}
+    screen.result({"strategy": strategy, **result})
+    return 0 if result.get("as_expected", True) else FAILED
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Make the parser of all options; none has a default, so that it can be told which were given."""
+    kinds = "\n".join(
+        textwrap.fill(f"{name:<21}{one.what}", 78, initial_indent="  ", subsequent_indent=" " * 23)
+        for name, one in BREAKAGES.items()
     )
-    parser.add_argument(
+    parser = argparse.ArgumentParser(
+        prog="make rotate",
+        usage='make rotate ARGS="[OPTIONS]", make local ARGS="[OPTIONS]"',
+        description=textwrap.fill(__doc__ or "", 78),
+        epilog=f"What can be broken (--break WHAT):\n{kinds}\n\n{textwrap.fill(STATUSES, 78)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--times", type=_positive, metavar="N", help="rotate N times in a row (default: 1)")
+    add("--strategy", choices=STRATEGIES, help="whose password changes, and who changes it (default: single-user)")
+    add(
         "--clients",
         type=_positive,
         metavar="N",
         help="let N applications log in meanwhile as examples/ shows, and N without its fallback; count what they see",
     )
-    parser.add_argument("--logs", action="store_true", help="show the function's log lines, on standard error")
-    parser.add_argument(
-        "--serve", action="store_true", help="keep both servers running until Ctrl-C, and rotate nothing"
-    )
-    parser.add_argument(
-        "--bind", metavar="ADDRESS", help="serve there as well (default: where containers find this machine)"
-    )
-    parser.add_argument(
+    add("--logs", action="store_true", default=None, help="show the function's log lines, on standard error")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--serve", action="store_true", help="keep both servers running until Ctrl-C, as make local does")
+    mode.add_argument(
         "--break",
         dest="breakage",
         choices=BREAKAGES,
         metavar="WHAT",
-        help=f"start broken; show what a preflight finds and what a rotation ends in ({', '.join(BREAKAGES)})",
+        help="start broken; show what a preflight finds and what a rotation ends in",
     )
-    parser.add_argument(
+    mode.add_argument(
         "--chaos", type=_positive, metavar="N", help="rotate N times while processes are killed and connections break"
     )
-    parser.add_argument("--seed", type=int, metavar="N", help="what --chaos printed, for the same dice again")
-    options = parser.parse_args(arguments)
-    _check(parser, options)
-    breakage = BREAKAGES.get(options.breakage)
-    if breakage and breakage.part and breakage.part.missing:
-        parser.exit(1, f"{breakage.part.missing}\n")
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, _leave)
-    console = Console(highlight=False, soft_wrap=True, emoji=False)
-    try:
-        if options.serve:
-            serve(console, strategy=options.strategy, bind=options.bind)
-        if options.chaos:
-            return int(run_chaos(options.chaos, console, options.seed).locked_out.total() > 0)
-        settings = settings_for(options.clients) if options.clients else LOGGED
-        with run_stack(strategy=options.strategy, settings=settings) as stack:
-            function = load_function(stack, logs=options.logs)
-            if breakage:
-                console.print(*demonstrate(breakage, stack, function), sep="\n", markup=False)
-                return 0
-            if options.clients:
-                return int(not run_rotations(stack, function, console, clients=options.clients, times=options.times))
-            for _ in range(options.times):
-                show_rotation(stack, function, console)
-    except RotationError as error:
-        console.print(f"\n{type(error).__name__} ({error.code}): {error}", markup=False)
-        return 1
-    except KeyboardInterrupt:
-        console.print("\nStopped; both servers are down, and nothing of them is left.")
-        return 0 if options.serve else 128 + signal.SIGINT
-    return 0
+    add(
+        "--bind",
+        type=_address,
+        metavar="ADDRESS",
+        help="serve there as well (default: where containers find this machine)",
+    )
+    add("--seed", type=int, metavar="N", help="repeat a run of --chaos, which prints its seed")
+    add("--json", action="store_true", help="print one JSON object instead of text")
+    add("--quiet", action="store_true", help="print errors only")
+    add("--version", action="version", version=__version__)
+    return parser
+
+
+def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """End the program, with the status of wrong options, where one would have no effect."""
+    modes = {"--serve": options.serve, "--break": options.breakage, "--chaos": options.chaos}
+    mode = next((name for name, chosen in modes.items() if chosen), "")
+    for name in sorted(set().union(*TAKEN.values()) - TAKEN[mode]):
+        if getattr(options, name.removeprefix("--")) is not None:
+            users = " and ".join(user for user, taken in TAKEN.items() if user and name in taken)
+            parser.error(f"{name} has no effect with {mode}" if mode else f"{name} has an effect with {users} only")
 
 
 def _leave(number: int, _: object) -> NoReturn:
     raise SystemExit(128 + number)
 
 
-def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
-    """End the program, with status 2, where an option would be passed over without a word."""
-    modes = {"--serve": options.serve, "--break": options.breakage, "--chaos": options.chaos}
-    mode = next((name for name, chosen in modes.items() if chosen), None)
-    if options.clients and mode:
-        parser.error(f"--clients is for rotations as they should be, and not for {mode}")
-    if options.strategy != "single-user" and mode in {"--break", "--chaos"}:
-        parser.error(f"{mode} knows the strategy single-user only")
-
-
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!a} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{text!a} is not a positive integer")
     return int(text)
 
 
+def _address(text: str) -> str:
+    try:
+        return address(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

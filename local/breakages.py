@@ -16,16 +16,19 @@ from local.servers.installation import Part, find_module
 from local.servers.pgbouncer import PGBOUNCER, run_pgbouncer
 from local.servers.stack import USERNAME
 from rotation_lambda.errors import RotationError
+from rotation_lambda.preflight import Finding, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from local.servers.stack import Stack
+    from local.terminal import Screen
 
+STYLES = {Status.WARNING: "yellow", Status.FAILED: "red"}
 CREDCHECK = Part(
     "credcheck",
     find_module("credcheck"),
-    "«apt-get install postgresql-17-credcheck», of Debian 13 or newer and of PostgreSQL's own repository",
+    "`apt-get install postgresql-17-credcheck`, on Debian 13 or newer or from PostgreSQL's own repository",
 )
 
 
@@ -362,31 +365,57 @@ BREAKAGES: Mapping[str, Breakage] = {
 }
 
 
-def rotate(stack: Stack, function: rotation.Invoke) -> tuple[str, RotationError | None]:
+def demonstrate(
+    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any], screen: Screen
+) -> dict[str, Any]:
+    """Break the stack; show what the preflight finds and what a rotation ends in, each as soon as it is known.
+
+    Returns both, and whether they are what the breakage says; they are so only where nothing else came out.
+    """
+    screen.row(f"{breakage.name}: {breakage.what}", style="bold")
+    with breakage.broken(stack):
+        screen.say()
+        with screen.waiting("Preflight: waiting for answers"):
+            report = function({"Step": "preflight", "SecretId": stack.secret_arn})
+        screen.row(f"The preflight, in {report['seconds']} seconds:")
+        screen.say()
+        for found in report["findings"]:
+            if found["status"] in STYLES:
+                finding = Finding(**{**found, "status": Status(found["status"])})
+                screen.row(finding.to_text(screen.width), style=STYLES[finding.status])
+        screen.say()
+        screen.row("A rotation:")
+        screen.say()
+        step, error = rotate(stack, function, screen)
+    if error is None:
+        screen.row("all four steps succeeded", style="green")
+    else:
+        complaint = Finding(f"{type(error).__name__} ({error.code})", Status.FAILED, error.message, error.hint)
+        screen.row(complaint.to_text(screen.width), style="red")
+    checks = {found["check"]: found["status"] for found in report["findings"]}
+    code = error and error.code
+    return {
+        "breakage": breakage.name,
+        "what": breakage.what,
+        "preflight": report,
+        "rotation": {"step": step, "code": code, "message": error and error.message, "hint": error and error.hint},
+        "as_expected": (checks[breakage.check], report["status"], code) == (breakage.status,) * 2 + (breakage.code,),
+    }
+
+
+def rotate(stack: Stack, function: rotation.Invoke, screen: Screen) -> tuple[str, RotationError | None]:
     """Rotate, and go on with a rotation that was begun; return the last step and the error it ended in."""
     client, manager = stack.secrets_manager.client(), stack.secrets_manager
     token = _pending(stack) or rotation.begin(client, stack.secret_arn, manager.function_arn)
     for step in rotation.STEPS:
         try:
-            rotation.invoke_steps(function, stack.secret_arn, token, steps=[step])
+            with screen.waiting(f"{step}: waiting for answers"):
+                rotation.invoke_steps(function, stack.secret_arn, token, steps=[step])
         except RotationError as error:
+            screen.row(f"{step:<14}failed", style="red")
             return step, error
+        screen.row(f"{step:<14}done")
     return step, None
-
-
-def demonstrate(breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]) -> list[str]:
-    """Break the stack; return, line by line, what the preflight finds in it and what a rotation ends in."""
-    with breakage.broken(stack):
-        report = function({"Step": "preflight", "SecretId": stack.secret_arn})
-        step, error = rotate(stack, function)
-    lines = [f"{breakage.name}: {breakage.what}", "", f"The preflight, in {report['seconds']} seconds:", ""]
-    for finding in report["findings"]:
-        if finding["status"] in {"warning", "failed"}:
-            lines += [f"  {finding['status']}  {finding['check']}: {finding['seen']}", f"  → {finding['action']}"]
-    if error is None:
-        return [*lines, "", "A rotation mends it: all four steps succeeded."]
-    lines += ["", "A rotation:", "", f"  {step}  {type(error).__name__} ({error.code}): {error.what}"]
-    return [*lines, f"  → {error.hint}"]
 
 
 def _pending(stack: Stack) -> str:

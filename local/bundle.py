@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
+from local.terminal import Screen, run
 from rotation_lambda.settings import SHIPPED_BUNDLE
 
 if TYPE_CHECKING:
@@ -172,7 +173,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     first = min(root.expires for root in roots)
     sys.stdout.write(f"{len(roots):4}  in all; the first expires on {first:%Y-%m-%d}\n")
     for title, names in zip(("Covered", "Not covered"), regions(roots), strict=True):
-        sys.stdout.write(f"{title} ({len(names)} Regions): {', '.join(names)}\n")
+        Screen().say(f"{title} ({len(names)} Regions): {', '.join(names)}", indent="  ")
     wrong = faults(options.folder, now)
     sys.stdout.write("".join(f"{sentence}\n" for sentence in wrong))
     if wrong:
@@ -186,4 +187,4 @@ def _kind(root: Root) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -14,7 +14,6 @@ from typing import IO, TYPE_CHECKING
 import psycopg2
 from psycopg2 import sql
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
 from local.servers import rotation
 from local.servers.proxy import Cut, Passage, Proxy, Rule, run_proxy
@@ -22,14 +21,18 @@ from local.servers.stack import USERNAME, run_stack
 from local.servers.worker import DONE, KILLED, Worker, run_worker
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from local.servers.stack import Stack
+    from local.terminal import Screen
 
 ATTEMPTS = 5
 """How often Secrets Manager tries a rotation, as far as this goes; AWS says «multiple times»."""
 
+ROW = "{:<17}{:>13}{:>12}{:>13}{:>15}{:>9}"
+
 MISHAPS = ("nothing", "kill", "kill", "kill", "cut", "cut", "restart", "refuse")
+RECOVERED = "which has no staging label, had the password"
+"""What the function logs where an unlabelled version lets it in."""
+
 TURNS = dict(zip(rotation.STEPS, (10, 52, 17, 21), strict=True))
 """How often, about, one side begins to speak in a step."""
 
@@ -48,24 +51,17 @@ class Tally:
     cancelled: int = 0
     done: int = 0
 
-    def table(self) -> Table:
-        """Return it as a table for people."""
-        table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-        table.add_column()
-        for title in (*rotation.STEPS, "in all"):
-            table.add_column(title, justify="right", no_wrap=True)
-        rows = {
+    def rows(self) -> dict[str, Counter[str]]:
+        """Return the counts by what they are called."""
+        return {
             "killed": self.killed,
             "connection cut": self.cut,
             "server restarted": self.restarted,
             "tried again": self.retried,
-            "healed": self.healed,
-            "put back": self.put_back,
+            "recovered": self.healed,
+            "restored": self.put_back,
             "locked out": self.locked_out,
         }
-        for title, count in rows.items():
-            table.add_row(title, *(str(count[step]) for step in rotation.STEPS), str(count.total()))
-        return table
 
 
 @dataclass(slots=True)
@@ -141,7 +137,7 @@ class Chaos:
         if changes:
             self._let_in(until="infinity")
         self.log.seek(logged)
-        self.tally.healed[step] += "which has no staging label, had the password" in self.log.read()
+        self.tally.healed[step] += RECOVERED in self.log.read()
         return outcome
 
     def _calm(self) -> None:
@@ -183,10 +179,11 @@ class Chaos:
         return False
 
 
-def run_chaos(rotations: int, console: Console, seed: int | None = None) -> Tally:
+def run_chaos(rotations: int, screen: Screen, seed: int | None = None) -> Tally:
     """Rotate so often, and tell what happened; a seed brings the same mishaps again."""
     seed = random.randrange(1_000_000) if seed is None else seed  # noqa: S311 - no secret hangs on it
-    bar = Progress(TextColumn("rotating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), console=console)
+    columns = (TextColumn("rotating"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    bar = Progress(*columns, console=screen.live, disable=not screen.shows_progress)
     with ExitStack() as stack:
         servers = stack.enter_context(run_stack(settings={"ssl": "off"}))  # what is said can be followed
         log = stack.enter_context(TemporaryFile("w+"))
@@ -206,7 +203,13 @@ def run_chaos(rotations: int, console: Console, seed: int | None = None) -> Tall
             for _ in bar.track(range(rotations)):
                 chaos.rotate()
     tally = chaos.tally
-    console.print(f"\n{tally.done} rotations done, {tally.cancelled} cancelled and begun anew.\n")
-    console.print(tally.table())
-    console.print(f"\nThe same dice again: python -m local --chaos {rotations} --seed {seed}")
+    screen.say(f"{tally.done} rotations done, {tally.cancelled} cancelled and begun anew.")
+    screen.say()
+    screen.row(ROW.format("", *rotation.STEPS, "in all"), style="bold")
+    for title, count in tally.rows().items():
+        screen.row(ROW.format(title, *(count[step] for step in rotation.STEPS), count.total()))
+    screen.say()
+    screen.say(f'To repeat this run: make rotate ARGS="--chaos {rotations} --seed {seed}"')
+    counts = {title: {"in_all": count.total(), **count} for title, count in tally.rows().items()}
+    screen.result({"seed": seed, "done": tally.done, "cancelled": tally.cancelled, **counts})
     return tally

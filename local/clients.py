@@ -6,7 +6,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from statistics import median
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.live import Live
 from rich.table import Table
@@ -17,10 +17,9 @@ from local.servers.applications import count, run_clients
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rich.console import Console
-
     from local.servers.applications import Clients
     from local.servers.stack import Stack
+    from local.terminal import Screen
 
 KINDS = ("with the fallback", "AWSCURRENT alone")
 HEAD = "{:<20}{:>23}{:>23}"
@@ -51,42 +50,59 @@ def settings_for(clients: int) -> dict[str, str]:
     return {"max_connections": str(20 + 2 * clients), "track_commit_timestamp": "on"}
 
 
-def run_rotations(stack: Stack, invoke: rotation.Invoke, console: Console, *, clients: int, times: int) -> bool:
-    """Rotate so often while clients log in; tell what they saw, and return whether it is what the strategy promises.
+def run_rotations(stack: Stack, invoke: rotation.Invoke, screen: Screen, *, clients: int, times: int) -> dict[str, Any]:
+    """Rotate so often while clients log in; show and return what they saw, and whether the strategy promises that.
 
     Before the next rotation everybody logs in afresh. On AWS there are four hours for it; a login that takes as long as
-    a whole rotation is refused with alternating users, too.
+    a whole rotation is refused with alternating users, too. Every login is in one of the rows, so that they add up.
     """
     manager = stack.secrets_manager
     client = manager.client()
     windows: list[Window] = []
     doing = "before"
-    console.print(f"Clients: {clients} as examples/ shows, {clients} with AWSCURRENT alone.")
-    console.print(f"Rotations: {times}, {stack.strategy}.\n")
-    console.print(HEAD.format("", *KINDS))
-    console.print(ROW.format("rotation", "window", *("accepted", "refused") * 2))
+    screen.say(f"Clients: {clients} as examples/ shows, {clients} with AWSCURRENT alone.")
+    screen.say(f"Rotations: {times}, {stack.strategy}.")
+    screen.say()
+    screen.row(HEAD.format("", *KINDS), style="bold")
+    screen.row(ROW.format("rotation", "window", *("accepted", "refused") * 2), style="bold")
+    counts = [(0, 0, 0, 0)]
+
+    def tell(name: object, window: str = "") -> None:
+        counts.append(_counts(everybody))
+        screen.row(ROW.format(name, window, *(now - then for now, then in zip(*reversed(counts[-2:]), strict=True))))
+
     with run_clients(clients, stack.secret_arn, manager, stack.postgres) as everybody:
         live = Live(
-            get_renderable=lambda: _table(everybody, doing), console=console, refresh_per_second=10, transient=True
+            get_renderable=lambda: _table(everybody, doing), console=screen.live, refresh_per_second=10, transient=True
         )
-        with live if console.is_terminal else nullcontext():
+        with live if screen.shows_progress else nullcontext():
             everybody.wait()
+            tell("before")
             for number in range(1, times + 1):
-                before = _counts(everybody)
                 token = rotation.begin(client, stack.secret_arn, manager.function_arn)
                 for step in rotation.STEPS:
                     doing = f"rotation {number}, {step}"
+                    live.refresh()
                     rotation.invoke_steps(invoke, stack.secret_arn, token, steps=[step])
                 windows.append(Window(closed=time.time(), opened=_committed(stack)))
                 doing = f"after rotation {number}"
                 everybody.wait()
-                seen = [now - then for now, then in zip(_counts(everybody), before, strict=True)]
-                console.print(ROW.format(number, f"{windows[-1].milliseconds:.0f} ms", *seen))
+                live.refresh()
+                tell(number, f"{windows[-1].milliseconds:.0f} ms")
+    tell("after")
+    screen.row(ROW.format("in all", "", *counts[-1]), style="bold")
     refusals = [refusal for one in (*everybody.with_fallback, *everybody.without) for refusal in one.refusals]
     excuses = [] if stack.alternates else windows
     broken = [refusal for refusal in refusals if not any(window.explains(*refusal) for window in excuses)]
-    console.print("", *everybody.report(), _length(windows), _verdict(len(refusals), len(broken)), sep="\n")
-    return not broken
+    screen.say()
+    for sentence in (everybody.report(), _length(windows), _verdict(len(refusals), len(broken))):
+        screen.say(sentence)
+    return {
+        "windows_ms": [round(window.milliseconds, 1) for window in windows],
+        "logins": dict(zip(("accepted", "refused", "accepted_alone", "refused_alone"), counts[-1], strict=True)),
+        "refused_outside_a_window": len(broken),
+        "as_expected": not broken,
+    }
 
 
 def _committed(stack: Stack) -> float:
@@ -98,7 +114,7 @@ def _committed(stack: Stack) -> float:
 def _length(windows: Sequence[Window]) -> str:
     lengths = [window.milliseconds for window in windows]
     typical, longest = median(lengths), max(lengths)
-    return f"From setSecret's commit to finishSecret's move: {typical:.0f} ms (median), {longest:.0f} ms (longest)."
+    return f"Window, from commit to move: {typical:.0f} ms (median), {longest:.0f} ms (longest)."
 
 
 def _verdict(refused: int, broken: int) -> str:
@@ -107,7 +123,7 @@ def _verdict(refused: int, broken: int) -> str:
     return f"All {refused} refused logins lie in that time." if refused else "No login was refused."
 
 
-def _counts(clients: Clients) -> tuple[int, ...]:
+def _counts(clients: Clients) -> tuple[int, int, int, int]:
     return *count(clients.with_fallback), *count(clients.without)
 
 

@@ -46,24 +46,16 @@ def bridge_address() -> str | None:
 
 @contextmanager
 def announced(stack: Stack, folder: Path) -> Iterator[None]:
-    """Let prepare() find the stack in the same `folder`, as long as it runs; each stack has a file of its own there."""
+    """Let prepare() find the stack in the same `folder`, as long as it runs; each stack has a file of its own there.
+
+    OSError where the folder cannot be written.
+    """
     server = stack.secrets_manager
+    where = {"port": server.port, "address": server.address, "function_arn": server.function_arn}
+    state = {"secrets_manager": where, "secret_arn": stack.container_arn, "strategy": stack.strategy}
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / f"stack-{server.port}.json"
-    file.write_text(
-        json.dumps(
-            {
-                "secrets_manager": {
-                    "port": server.port,
-                    "address": server.address,
-                    "function_arn": server.function_arn,
-                },
-                "secret_arn": stack.secret_arn,
-                "ca_file": str(stack.postgres.ca_file),
-                "strategy": stack.strategy,
-            }
-        )
-    )
+    file.write_text(json.dumps({**state, "ca_file": str(stack.postgres.ca_file)}))
     try:
         yield
     finally:

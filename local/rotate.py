@@ -6,27 +6,23 @@ import io
 import json
 import os
 import re
-import sys
 import time
-from contextlib import closing, nullcontext
+from contextlib import closing, redirect_stdout
 from types import SimpleNamespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
-from rich.live import Live
-from rich.table import Table
 
 from local.servers import rotation
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
-
-    from rich.console import Console
+    from collections.abc import Callable, Mapping
 
     from local.servers.stack import Stack
+    from local.terminal import Screen
 
 LABELS = ("AWSCURRENT", "AWSPENDING", "AWSPREVIOUS")
-ROW = "{:<17}{:<12}{:<14}{:<14}{}"
+ROW = "{:<14}{:<12}{:<14}{:<13}{}"
 CONTEXT = SimpleNamespace(
     function_name="rotation",
     memory_limit_in_mb=256,
@@ -36,58 +32,55 @@ CONTEXT = SimpleNamespace(
 )
 
 
-def show_rotation(stack: Stack, function: Callable[[dict[str, str]], object], console: Console) -> None:
-    """Rotate once, row by row: where the labels are, and which version the database accepts."""
+def show_rotation(stack: Stack, function: Callable[[dict[str, str]], object], screen: Screen) -> dict[str, Any]:
+    """Rotate once; show after each step where the labels are and what the database accepts, and return all of it."""
     manager, postgres = stack.secrets_manager, stack.postgres
     client = manager.client()
     before = stack.credential()
     calls, log, seconds = {}, "", 0.0
-    rows: list[tuple[str, ...]] = []
-    with Live(console=console, auto_refresh=False) if console.is_terminal else nullcontext() as live:
+    rows = []
 
-        def tell(name: str) -> None:
-            labels = rotation.labels(client, stack.secret_arn)
-            rows.append((name, *(labels.cell(label) for label in LABELS), _accepted(stack)))
-            if live is None:
-                console.print(ROW.format(*rows[-1]))
-            else:
-                live.update(_table(rows), refresh=True)
+    def look(after: str) -> None:
+        labels = rotation.labels(client, stack.secret_arn)
+        accepted = _accepted(stack)
+        screen.row(ROW.format(after, *(labels.cell(label) for label in LABELS), " ".join(accepted) or "none"))
+        rows.append({"after": after, **labels.versions, "empty": sorted(labels.empty), "accepted": accepted})
 
-        token = rotation.begin(client, stack.secret_arn, manager.function_arn)
-        if live is None:
-            console.print(ROW.format("", *LABELS, "the database accepts"))
-        tell("before")
-        for step in rotation.STEPS:
-            manager.calls.clear()
-            logged = len(postgres.log())
-            began = time.monotonic()
+    token = rotation.begin(client, stack.secret_arn, manager.function_arn)
+    screen.row(ROW.format("", *LABELS, "the database accepts"), style="bold")
+    look("before")
+    for step in rotation.STEPS:
+        manager.calls.clear()
+        logged = len(postgres.log())
+        began = time.monotonic()
+        with screen.waiting(step):
             rotation.invoke_steps(function, stack.secret_arn, token, steps=[step])
-            seconds += time.monotonic() - began
-            calls[step] = len(manager.calls)
-            log += postgres.log()[logged:]
-            tell(step)
+        seconds += time.monotonic() - began
+        calls[step] = len(manager.calls)
+        log += postgres.log()[logged:]
+        look(step)
     after = stack.credential()
     logins, refused = log.count("connection authorized: "), log.count("password authentication failed")
-    console.print()
     old, new = (f" (of {login['username']})" if stack.alternates else "" for login in (before, after))
-    console.print(f"The old password{old} is {_answer(stack, before)}, the new one{new} is {_answer(stack, after)}.")
-    console.print(f"Logins were by {_method(log)} over {_tls(stack, after)}, the server's certificate verified.")
-    console.print(
-        f"{sum(calls.values())} calls to Secrets Manager ({', '.join(f'{step} {n}' for step, n in calls.items())}), "
-        f"{logins + refused} logins of which {refused} refused, {seconds:.2f} seconds.\n"
-    )
+    screen.say()
+    screen.say(f"The old password{old} is {_answer(stack, before)}, the new one{new} is {_answer(stack, after)}.")
+    how = f"{_method(log)} over {_tls(stack, after)}, certificate verified"
+    screen.say(f"Logins: {logins + refused}, of which {refused} refused; {how}.")
+    screen.say(f"API calls: {', '.join(f'{step} {n}' for step, n in calls.items())}.")
+    screen.say(f"Time: {seconds:.2f} seconds.")
+    screen.say()
+    return {
+        "steps": rows,
+        "old": _answer(stack, before),
+        "new": _answer(stack, after),
+        "logins": logins + refused,
+        "refused": refused,
+        "calls": calls,
+        "seconds": round(seconds, 3),
+    }
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> Table:
-    table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0))
-    for title, style in zip(("", *LABELS, "the database accepts"), ("bold", "", "", "dim", "green"), strict=True):
-        table.add_column(title, style=style, no_wrap=True)
-    for row in rows:
-        table.add_row(*row)
-    return table
-
-
-def _accepted(stack: Stack) -> str:
+def _accepted(stack: Stack) -> list[str]:
     """Try every version that has a label and a value, and return the ids of those that log in, and as whom."""
     client, accepted = stack.secrets_manager.client(), []
     labels = rotation.labels(client, stack.secret_arn)
@@ -97,7 +90,7 @@ def _accepted(stack: Stack) -> str:
             login = json.loads(value)
             if _answer(stack, login) == "accepted":
                 accepted.append(f"{version[:4]} ({login['username']})" if stack.alternates else version[:4])
-    return " ".join(accepted) or "none"
+    return accepted
 
 
 def _answer(stack: Stack, login: Mapping[str, str]) -> str:
@@ -120,14 +113,19 @@ def _tls(stack: Stack, login: Mapping[str, str]) -> str:
         return str(connection.info.ssl_attribute("protocol"))
 
 
-def load_function(stack: Stack, *, logs: bool) -> Callable[[dict[str, str]], object]:
-    """Import the handler into the stack's environment, as Lambda would, and give it a context."""
+def load_function(stack: Stack, log: io.TextIOBase | None) -> Callable[[dict[str, str]], Any]:
+    """Import the handler into the stack's environment, as Lambda would; what it logs goes to `log`, or nowhere."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
         del os.environ[name]
     os.environ.update(stack.environment)
-    os.environ["POWERTOOLS_METRICS_DISABLED"] = "true"  # they are lines for CloudWatch, on the output of this program
     from rotation_lambda.handler import lambda_handler, logger  # noqa: PLC0415 - the environment has to be there first
 
-    logger.handlers[0].setStream(sys.stderr if logs else io.StringIO())  # type: ignore[attr-defined]
-    context = SimpleNamespace(**{**vars(CONTEXT), "invoked_function_arn": stack.secrets_manager.function_arn})
-    return lambda event: lambda_handler(event, context)  # type: ignore[arg-type]
+    log = log or io.StringIO()
+    logger.handlers[0].setStream(log)  # type: ignore[attr-defined]
+    context: Any = SimpleNamespace(**{**vars(CONTEXT), "invoked_function_arn": stack.secrets_manager.function_arn})
+
+    def function(event: dict[str, str]) -> object:
+        with redirect_stdout(log):  # Lambda takes that for the log as well: metrics are lines of it
+            return lambda_handler(event, context)
+
+    return function

@@ -48,7 +48,7 @@ class Client:
     reads: list[str]
     accepted: int = 0
     refusals: list[tuple[float, float]] = field(default_factory=list)
-    windows: list[float] = field(default_factory=list)
+    windows: int = 0
     slowest: float = 0.0
 
     @property
@@ -62,8 +62,8 @@ class Client:
         return self.accepted + self.refused
 
     def work(self, stop: Event) -> None:
-        """Log in until `stop`; a window is the time from the first refused login to the next accepted one."""
-        shut_since: float | None = None
+        """Log in until `stop`; as many windows begin as logins are refused after one that was not."""
+        refused = False
         while not stop.wait(PAUSE_S):
             began, began_at = time.monotonic(), time.time()
             try:
@@ -72,12 +72,11 @@ class Client:
                 if not REFUSED.search(str(error)):
                     raise
                 self.refusals.append((began_at, time.time()))
-                shut_since = shut_since or began
+                self.windows += not refused
+                refused = True
             else:
                 self.accepted += 1
-                if shut_since is not None:
-                    self.windows.append(time.monotonic() - shut_since)
-                    shut_since = None
+                refused = False
             self.slowest = max(self.slowest, time.monotonic() - began)
 
 
@@ -98,18 +97,12 @@ class Clients:
                 raise TimeoutError("A client does not log in any more.")
             time.sleep(0.01)
 
-    def report(self) -> list[str]:
-        """Say in a line for either kind what its callers saw; afterwards, once nobody works any more."""
+    def report(self) -> str:
+        """Say what the clients with the fallback did for it; afterwards, once none of them logs in any more."""
         reads = [label for client in self.with_fallback for label in client.reads]
-        shut = max((window for client in self.without for window in client.windows), default=0.0)
         slowest = max(client.slowest for client in self.with_fallback)
         current, pending = reads.count("AWSCURRENT"), reads.count("AWSPENDING")
-        read = f"AWSCURRENT was read {current} times, AWSPENDING {pending}"
-        refused = f": refused for {shut:.2f} seconds at most" if shut else ""
-        return [
-            f"{_logins(self.with_fallback)} with the fallback: {read}; the slowest login took {slowest:.2f} seconds.",
-            f"{_logins(self.without)} with AWSCURRENT alone{refused}.",
-        ]
+        return f"Fallback: read AWSCURRENT {current} times, AWSPENDING {pending}; slowest login {slowest:.2f} seconds."
 
 
 @contextmanager
@@ -151,8 +144,3 @@ def make_provider(client: SecretsManagerClient) -> tuple[SecretsProvider, list[s
 def count(clients: Sequence[Client]) -> tuple[int, int]:
     """Return how many logins of theirs were accepted, and how many refused."""
     return sum(client.accepted for client in clients), sum(client.refused for client in clients)
-
-
-def _logins(clients: Sequence[Client]) -> str:
-    accepted, refused = count(clients)
-    return f"{accepted + refused} logins, {refused} refused, by {len(clients)} clients"

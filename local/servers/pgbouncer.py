@@ -24,7 +24,7 @@ _PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', os.defpath)}
 PGBOUNCER = Part(
     "PgBouncer",
     Path(_PROGRAM) if _PROGRAM else None,
-    "«apt-get install pgbouncer», «dnf install pgbouncer», «brew install pgbouncer»",
+    "`apt-get install pgbouncer`, `dnf install pgbouncer` or `brew install pgbouncer`",
 )
 
 

@@ -314,6 +314,8 @@ def _certify(names: Sequence[str], folder: Path, surroundings: Mapping[str, Any]
     leaf.private_key_pem.write_to_path(key)
     leaf.cert_chain_pems[0].write_to_path(folder / "server.pem")
     authority.cert_pem.write_to_path(folder / "ca.pem")
+    for public in ("server.pem", "ca.pem"):
+        (folder / public).chmod(0o644)  # whatever the umask is: PostgreSQL may run under another account
     give(surroundings, key)
     return {"ssl": "on", "ssl_cert_file": f"{folder}/server.pem", "ssl_key_file": str(key)}
 

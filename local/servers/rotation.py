@@ -62,7 +62,7 @@ def cancel(client: SecretsManagerClient, secret_arn: str) -> None:
     The version stays readable by its id. The next begin() turns rotation on again.
     """
     client.cancel_rotate_secret(SecretId=secret_arn)
-    _detach_pending(client, secret_arn)
+    detach_pending(client, secret_arn)
 
 
 @contextmanager
@@ -82,7 +82,7 @@ def begin_test_only(
     try:
         yield token
     finally:
-        _detach_pending(client, secret_arn)
+        detach_pending(client, secret_arn)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +122,7 @@ def _stage(client: SecretsManagerClient, secret_arn: str, function_arn: str, *, 
     """Call RotateSecret past moto's inverted check; the schedule is what makes moto set RotationEnabled."""
     versions = client.describe_secret(SecretId=secret_arn)["VersionIdsToStages"].values()
     if any({"AWSCURRENT", "AWSPENDING"} <= set(stages) for stages in versions):
-        _detach_pending(client, secret_arn)
+        detach_pending(client, secret_arn)
     token = str(uuid4())
     client.rotate_secret(
         SecretId=secret_arn,
@@ -134,7 +134,7 @@ def _stage(client: SecretsManagerClient, secret_arn: str, function_arn: str, *, 
     return token
 
 
-def _detach_pending(client: SecretsManagerClient, secret_arn: str) -> None:
+def detach_pending(client: SecretsManagerClient, secret_arn: str) -> None:
     """Take AWSPENDING off the version it is on, if it is on any."""
     for version, stages in client.describe_secret(SecretId=secret_arn)["VersionIdsToStages"].items():
         if "AWSPENDING" in stages:

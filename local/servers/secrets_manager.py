@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import socket
 import time
@@ -9,6 +10,7 @@ from collections.abc import Callable
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
+from http import HTTPStatus
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from secrets import randbelow
@@ -36,12 +38,14 @@ class SecretsManagerServer:
 
     `environment` brings any boto3 client here, `function_arn` names a function that does nothing, and `calls` are the
     names of the Secrets Manager operations that arrived, in order (appended by the server's threads; clear it at will).
+    An operation that is a key of `carried_out` is carried out by its value instead of moto.
     """
 
     port: int
     address: str = "127.0.0.1"
     function_arn: str = ""
     calls: list[str] = field(default_factory=list)
+    carried_out: dict[str, Operation] = field(default_factory=dict, repr=False)
 
     @property
     def endpoint_url(self) -> str:
@@ -81,6 +85,12 @@ class SecretsManagerServer:
         arn: str = self.client().create_secret(Name=name, SecretString=text)["ARN"]
         return arn
 
+
+Answer = tuple[int, dict[str, Any]]
+"""The status of an answer, and what is in it."""
+
+Operation = Callable[[dict[str, Any], Callable[[dict[str, Any]], Answer]], Answer]
+"""Carries out a request; it may hand one on to moto, by the function that it gets."""
 
 Refuse = Callable[[str], "tuple[int, str] | None"]
 """Tells with which status and error code an operation fails; None lets it pass."""
@@ -126,7 +136,9 @@ def run_secrets_manager(
     thread.start()
     try:
         address = "127.0.0.1" if bind == "0.0.0.0" else bind  # noqa: S104 - nobody is called there
-        server = SecretsManagerServer(port=listener.server_port, address=address, calls=calls)
+        server = SecretsManagerServer(
+            port=listener.server_port, address=address, calls=calls, carried_out=app.carried_out
+        )
         yield replace(server, function_arn=_stub_function(server))
     finally:
         listener.hang_up()
@@ -141,6 +153,7 @@ class _Account:
     account: str
     calls: list[str]
     refuse: Refuse = lambda _: None
+    carried_out: dict[str, Operation] = field(default_factory=dict)
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
@@ -150,7 +163,20 @@ class _Account:
                 status, code = refusal
                 start_response(f"{status} {code}", [("Content-Type", "application/x-amz-json-1.1")])
                 return [json.dumps({"__type": code, "message": "Rate exceeded"}).encode()]
-        return self.app({**environ, "HTTP_X_MOTO_ACCOUNT_ID": self.account}, start_response)
+        environ = {**environ, "HTTP_X_MOTO_ACCOUNT_ID": self.account}
+        if operation not in self.carried_out:
+            return self.app(environ, start_response)
+
+        def hand_on(request: dict[str, Any]) -> Answer:
+            body = json.dumps(request).encode()
+            asked = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
+            parts, status, _ = run_wsgi_app(self.app, asked)
+            return int(status.split()[0]), json.loads(b"".join(parts))
+
+        request = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
+        number, answer = self.carried_out[operation](request, hand_on)
+        start_response(f"{number} {HTTPStatus(number).phrase}", [("Content-Type", "application/x-amz-json-1.1")])
+        return [json.dumps(answer).encode()]
 
 
 class _Listener(ThreadingHTTPServer):
@@ -212,7 +238,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - http.server asks for these names
 
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
+    def log_message(self, *_: object) -> None:
         """Say nothing: the standard error belongs to whoever runs this server."""
 
 

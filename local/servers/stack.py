@@ -20,22 +20,23 @@ if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
 
-SECRET_NAME = "local/app/postgres"  # noqa: S105 - a name
 USERNAME = "app"
-MASTER_SECRET_NAME = "local/master/postgres"  # noqa: S105
 MASTER = "master"
+CONTAINER = "container"
+SECRET_NAME = f"local/{USERNAME}/postgres"
 STRATEGIES = tuple(str(strategy) for strategy in Strategy if strategy is not Strategy.AUTO)
 LOGGED = {"log_connections": "on", "log_statement": "all"}
 
 
 @dataclass(frozen=True, slots=True)
 class Stack:
-    """Both servers, and the secret whose AWSCURRENT logs in."""
+    """Both servers, and the secret whose AWSCURRENT logs in; another one, if asked for, is for use in a container."""
 
     postgres: PostgresServer
     secrets_manager: SecretsManagerServer
     secret_arn: str
     strategy: str
+    container_arn: str = ""
 
     @property
     def alternates(self) -> bool:
@@ -61,37 +62,44 @@ def run_stack(
     settings: Mapping[str, str] = LOGGED,
     bind: str = "127.0.0.1",
     port: int = 0,
-    rotation_host: str | None = None,
+    container_host: str | None = None,
 ) -> Iterator[Stack]:
-    """Run both servers with one role and its secret; afterwards nothing is left of them.
+    """Run both servers with one user and its secret; afterwards nothing is left of them.
 
     For another strategy than "single-user" there is a superuser, too, whose secret is named in the other one. As on RDS
     it may create roles and give this one away, and is no superuser in PostgreSQL's eyes.
 
-    `settings` go into postgresql.conf; `bind` and `port` (of Secrets Manager) let others than this machine in. They may
-    know it as `rotation_host`, which goes into the secret and into the server's certificate.
+    `settings` go into postgresql.conf; `bind` and `port` (of Secrets Manager) let others than this machine in. With
+    `container_host`, the name by which a container knows this machine, there is a second user whose secret has that
+    name for the rotation; the server's certificate has it as well.
     """
-    names = ("localhost", *filter(None, [rotation_host]))
+    names = ("localhost", *filter(None, [container_host]))
     with (
         run_postgres(settings=settings, bind=bind, server_names=names) as postgres,
         run_secrets_manager(bind=bind, port=port) as keeper,
     ):
 
-        def create(name: str, username: str, options: str = "", **more: str) -> str:
-            """Make a role, and a secret that logs in as it; return the secret's ARN."""
-            password = secrets.token_urlsafe(24)
-            postgres.query(
-                sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} {}").format(
-                    sql.Identifier(username), sql.Literal(password), sql.SQL(options)
-                )
-            )
-            login = {"host": postgres.host, "port": postgres.port, "dbname": "postgres", "username": username}
-            rotated = {} if rotation_host is None else {"rotationHost": rotation_host}
-            return keeper.create_secret(name, {"engine": "postgres", **login, "password": password, **rotated, **more})
+        def create(username: str, superuser: str, **more: str) -> str:
+            if strategy == Strategy.SINGLE_USER:
+                return add_secret(postgres, keeper, username, **more)
+            master = add_secret(postgres, keeper, superuser, "CREATEROLE", **more)
+            return add_secret(postgres, keeper, username, f"ADMIN {superuser}", masterarn=master, **more)
 
-        if strategy == "single-user":
-            arn = create(SECRET_NAME, USERNAME)
-        else:
-            master = create(MASTER_SECRET_NAME, MASTER, "CREATEROLE")
-            arn = create(SECRET_NAME, USERNAME, f"ADMIN {MASTER}", masterarn=master)
-        yield Stack(postgres, keeper, arn, strategy)
+        arn = create(USERNAME, MASTER)
+        container = create(CONTAINER, f"{CONTAINER}_{MASTER}", rotationHost=container_host) if container_host else ""
+        yield Stack(postgres, keeper, arn, strategy, container)
+
+
+def add_secret(
+    postgres: PostgresServer, keeper: SecretsManagerServer, username: str, options: str = "", **more: str
+) -> str:
+    """Make a user, and the secret local/USERNAME/postgres that logs in as it; return the secret's ARN."""
+    password = secrets.token_urlsafe(24)
+    postgres.query(
+        sql.SQL("CREATE ROLE {} LOGIN PASSWORD {} {}").format(
+            sql.Identifier(username), sql.Literal(password), sql.SQL(options)
+        )
+    )
+    login = {"host": postgres.host, "port": postgres.port, "dbname": "postgres", "username": username}
+    value = {"engine": "postgres", **login, "password": password, **more}
+    return keeper.create_secret(f"local/{username}/postgres", value)

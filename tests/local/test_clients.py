@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import re
 import subprocess
 import sys
@@ -13,14 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
-from rich.console import Console
 
-from local.__main__ import main
 from local.clients import Window, run_rotations, settings_for
 from local.servers import applications
 from local.servers.stack import STRATEGIES, USERNAME, Stack, run_stack
+from local.terminal import Screen
 from rotation_lambda import handler
 from rotation_lambda.settings import Strategy
+from tests.worlds.terminals import terminal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,7 +38,16 @@ def run(*arguments: str) -> str:
     command = [sys.executable, "-m", "local", *arguments]
     ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
+    assert max(map(len, ran.stdout.splitlines())) <= 80
     return ran.stdout
+
+
+def total(printed: str) -> list[int]:
+    """Return the counts of the last row, once they are the sums of those above."""
+    cells = [row.split() for row in printed.splitlines() if re.match(r"before|after|in all|\d+ +\d+ ms", row)]
+    *above, last = ([int(cell) for cell in row[-4:]] for row in cells)
+    assert [sum(column) for column in zip(*above, strict=True)] == last
+    return last
 
 
 def rows(printed: str) -> list[list[int]]:
@@ -57,6 +65,7 @@ def servers() -> Iterator[Stack]:
 def stack(servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Stack:
     for name, value in servers.environment.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # they are lines on standard output
     return servers
 
 
@@ -72,12 +81,9 @@ def invoke(event: dict[str, str]) -> object:
     return handler.lambda_handler(event, context)
 
 
-def watch(stack: Stack, function: Invoke, *, terminal: bool = False) -> tuple[bool, str]:
-    """Rotate once before clients; return whether they saw what they should, and what was printed."""
-    console = Console(file=io.StringIO(), force_terminal=terminal, soft_wrap=True, highlight=False)
-    kept = run_rotations(stack, function, console, clients=1, times=1)
-    assert isinstance(console.file, io.StringIO)
-    return kept, console.file.getvalue()
+def watch(stack: Stack, function: Invoke) -> bool:
+    """Rotate once before clients; return whether they saw what they should."""
+    return bool(run_rotations(stack, function, Screen(), clients=1, times=1)["as_expected"])
 
 
 @changes_the_user_in_use
@@ -88,13 +94,15 @@ def test_every_refused_login_lies_between_the_commit_and_the_move(strategy: str)
     assert (numbers, refused) == ((1, 2), (0, 0))
     assert min(*accepted, *accepted_alone) > 0
     assert f"{max(windows)} ms (longest)." in printed
+    assert total(printed)[1::2] == [0, sum(refused_alone)]
     assert printed.endswith(f"\nAll {sum(refused_alone)} refused logins lie in that time.\n")
 
 
 def test_alternating_users_are_never_refused() -> None:
     printed = run("--strategy", "alternating-users", "--clients", "2", "--times", "3")
     assert [(refused, alone) for _, _, _, refused, _, alone in rows(printed)] == [(0, 0)] * 3
-    assert "AWSPENDING 0;" in printed
+    assert " AWSPENDING 0;" in printed
+    assert total(printed)[1::2] == [0, 0]
     assert printed.endswith("\nNo login was refused.\n")
 
 
@@ -126,7 +134,9 @@ def test_a_window_explains_who_read_before_its_end_and_was_refused_after_its_beg
     assert Window(opened=10, closed=20).explains(began, answered) is explained
 
 
-def test_a_login_that_is_refused_outside_of_the_window_does_not_pass(stack: Stack) -> None:
+def test_a_login_that_is_refused_outside_of_the_window_does_not_pass(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Somebody changes the password by hand while the rotation begins, and back again."""
 
     def meddle(event: dict[str, str]) -> object:
@@ -141,25 +151,27 @@ def test_a_login_that_is_refused_outside_of_the_window_does_not_pass(stack: Stac
     def change(password: str) -> None:
         stack.postgres.query(f"ALTER ROLE {USERNAME} PASSWORD '{password}'")
 
-    kept, printed = watch(stack, meddle)
-    assert not kept
+    assert not watch(stack, meddle)
+    printed = capsys.readouterr().out
     [(wrong, refused)] = re.findall(
         r"^(\d+) of (\d+) refused logins ought to have been accepted", printed, re.MULTILINE
     )
     assert 0 < int(wrong) <= int(refused)
 
 
-def test_alternating_users_have_no_window_to_excuse_a_refusal(stack: Stack) -> None:
+def test_alternating_users_have_no_window_to_excuse_a_refusal(stack: Stack, capsys: pytest.CaptureFixture[str]) -> None:
     """What rotates is a single user after all."""
-    kept, printed = watch(replace(stack, strategy="alternating-users"), invoke)
-    assert not kept
+    assert not watch(replace(stack, strategy="alternating-users"), invoke)
+    printed = capsys.readouterr().out
     assert re.search(r"^(\d+) of \1 refused logins ought to have been accepted\.$", printed, re.MULTILINE)
 
 
-def test_a_terminal_shows_the_counts_as_they_grow(stack: Stack) -> None:
-    kept, printed = watch(stack, invoke, terminal=True)
-    assert kept
-    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", printed)
+def test_a_terminal_shows_the_counts_as_they_grow(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    with terminal() as screen, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", screen.file)
+        assert watch(stack, invoke)
+    plain = re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", screen.shown)
     counts = [[int(n) for n in found] for found in re.findall(r"with the fallback +(\d+) +(\d+)\s", plain)]
     assert len(counts) > 3
     assert counts == sorted(counts)
@@ -182,34 +194,3 @@ def test_a_client_that_cannot_go_on_is_heard(
         applications.run_clients(1, secret.arn, secret.server, servers.postgres) as everybody,
     ):
         everybody.wait()
-
-
-@pytest.mark.parametrize(
-    ("arguments", "complaint"),
-    [
-        ("--clients 0", "argument --clients: '0' is not a number from 1 on"),
-        ("--clients -1", "argument --clients: '-1' is not a number from 1 on"),
-        ("--clients many", "argument --clients: 'many' is not a number from 1 on"),
-        ("--times 0 --clients 2", "argument --times: '0' is not a number from 1 on"),
-        ("--strategy auto", "argument --strategy: invalid choice: 'auto'"),
-        ("--clients 2 --serve", "--clients is for rotations as they should be, and not for --serve"),
-        ("--clients 2 --break dns", "--clients is for rotations as they should be, and not for --break"),
-        ("--clients 2 --chaos 3", "--clients is for rotations as they should be, and not for --chaos"),
-        ("--strategy superuser --break dns", "--break knows the strategy single-user only"),
-        ("--strategy alternating-users --chaos 3", "--chaos knows the strategy single-user only"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(arguments: str, complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments.split())
-    assert ended.value.code == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith(f"python -m local: error: {complaint}")
-
-
-def test_help_names_the_options(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["--help"])
-    assert ended.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
-    assert f"--strategy {{{','.join(STRATEGIES)}}}" in told
-    assert "--clients N" in told

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 from contextlib import closing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -31,13 +28,13 @@ STEPS = {"create_secret": "createSecret", "set_secret": "setSecret", "test_secre
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
-    with run_stack(rotation_host=events.HOST) as running:
+    with run_stack(container_host=events.HOST) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def other() -> Iterator[Stack]:
-    with run_stack(rotation_host=events.HOST) as running:
+    with run_stack(container_host=events.HOST) as running:
         yield running
 
 
@@ -69,10 +66,10 @@ def test_there_is_an_event_for_every_step() -> None:
 def test_a_rotation_has_begun_and_the_events_are_its_own(stack: Stack, build: Path, tmp_path: Path) -> None:
     with events.announced(stack, tmp_path):
         written = prepare(tmp_path, build)
-    labels = rotation.labels(stack.secrets_manager.client(), stack.secret_arn)
+    labels = rotation.labels(stack.secrets_manager.client(), stack.container_arn)
     assert {file.name for file in written} == {file.name for file in EVENTS}
     for event in [parse(file) for file in written if file.stem != "preflight"]:
-        assert (event.secret_id, event.client_request_token) == (stack.secret_arn, labels.versions["AWSPENDING"])
+        assert (event.secret_id, event.client_request_token) == (stack.container_arn, labels.versions["AWSPENDING"])
     assert labels.empty == {labels.versions["AWSPENDING"]}
 
 
@@ -110,7 +107,7 @@ def test_the_environment_leads_there_by_variables_that_the_template_has(
 
 
 def test_the_function_connects_where_the_container_knows_the_server(stack: Stack) -> None:
-    value = stack.secrets_manager.client().get_secret_value(SecretId=stack.secret_arn, VersionStage="AWSCURRENT")
+    value = stack.secrets_manager.client().get_secret_value(SecretId=stack.container_arn, VersionStage="AWSCURRENT")
     credential = Credential.parse(value["SecretString"])
     assert credential.host == "localhost"
     assert credential.address == (events.HOST, stack.postgres.port)
@@ -161,25 +158,3 @@ def test_the_bridge_is_an_address_of_this_machine_or_there_is_none() -> None:
     if address is not None:
         with closing(socket.create_server((address, 0))) as server:
             assert server.getsockname()[0] == address
-
-
-def test_make_local_serves_where_it_is_told_and_says_how_to_get_there(tmp_path: Path) -> None:
-    program = (
-        "import sys, pathlib; from local import __main__, events; events.FOLDER = pathlib.Path(sys.argv[1]);"
-        "sys.exit(__main__.main(['--serve', '--bind', '127.0.0.1']))"
-    )
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as serving:
-        said = ""
-        assert serving.stdout
-        for line in serving.stdout:
-            said += line
-            if "Ctrl-C" in line:
-                break
-        announced: dict[str, Any] = json.loads(next(tmp_path.iterdir()).read_text())
-        serving.send_signal(signal.SIGINT)
-        assert serving.wait(30) == 0
-    assert announced["secret_arn"] in said
-    assert f"http://127.0.0.1:{announced['secrets_manager']['port']}" in said
-    assert events.HOST in said
-    assert not list(tmp_path.iterdir())

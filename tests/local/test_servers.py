@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pwd
-import re
 import signal
 import subprocess
 import sys
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
-from botocore.exceptions import ClientError, EndpointConnectionError
+from botocore.exceptions import EndpointConnectionError
 
 from local.servers import installation, postgres, rotation, secrets_manager
 from local.servers.stack import MASTER, STRATEGIES, USERNAME, run_stack
@@ -25,8 +24,6 @@ from tests import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-
-    from mypy_boto3_secretsmanager import SecretsManagerClient
 
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
@@ -202,6 +199,17 @@ def test_tls_is_not_proved_by_another_authority(tls_server: PostgresServer) -> N
 def test_tls_is_the_only_way_in(tls_server: PostgresServer) -> None:
     with pytest.raises(psycopg2.OperationalError, match="no encryption"):
         tls_server.connect("postgres", tls_server.password, sslmode="disable")
+
+
+@pytest.mark.parametrize("mask", [0o027, 0o077])
+def test_starts_whatever_the_umask_is(mask: int) -> None:
+    """Under root PostgreSQL runs as another account, which has to read its certificate all the same."""
+    usual = os.umask(mask)
+    try:
+        with postgres.run_postgres() as server:
+            server.connect(server.superuser, server.password).close()
+    finally:
+        os.umask(usual)
 
 
 def test_tls_can_be_left_out() -> None:
@@ -433,160 +441,6 @@ def test_secrets_manager_clients_ask_neither_profile_nor_proxy(
     secrets.client().list_secrets()
 
 
-class Function:
-    """A rotation function that does to the labels what it should; `fails` are the steps that raise, one time each."""
-
-    def __init__(self, client: SecretsManagerClient, *fails: str) -> None:
-        self.client = client
-        self.fails = list(fails)
-        self.events: list[dict[str, str]] = []
-
-    def __call__(self, event: dict[str, str]) -> None:
-        self.events.append(event)
-        if event["Step"] in self.fails:
-            self.fails.remove(event["Step"])
-            raise RuntimeError(event["Step"])
-        secret, token = event["SecretId"], event["ClientRequestToken"]
-        stages = self.client.describe_secret(SecretId=secret)["VersionIdsToStages"]
-        [current] = [version for version, labels in stages.items() if "AWSCURRENT" in labels]
-        match event["Step"]:
-            case "createSecret":
-                value = f"made for {token}"
-                self.client.put_secret_value(
-                    SecretId=secret, ClientRequestToken=token, VersionStages=["AWSPENDING"], SecretString=value
-                )
-            case "finishSecret":
-                move = {"RemoveFromVersionId": current, "MoveToVersionId": token}
-                self.client.update_secret_version_stage(SecretId=secret, VersionStage="AWSCURRENT", **move)
-            case _:
-                pass
-
-    @property
-    def steps(self) -> list[str]:
-        return [event["Step"] for event in self.events]
-
-
-def test_rotation_begins_with_an_awspending_that_has_no_value(secrets: SecretsManagerServer, arn: str) -> None:
-    client = secrets.client()
-    token = rotation.begin(client, arn, secrets.function_arn)
-    secret = client.describe_secret(SecretId=arn)
-    assert secret["VersionIdsToStages"][token] == ["AWSPENDING"]
-    assert secret["RotationEnabled"] is True
-    with pytest.raises(client.exceptions.ResourceNotFoundException):
-        client.get_secret_value(SecretId=arn, VersionId=token, VersionStage="AWSPENDING")
-
-
-def test_rotation_invokes_the_four_steps_in_order(secrets: SecretsManagerServer, arn: str) -> None:
-    function = Function(secrets.client())
-    token = rotation.rotate(secrets.client(), function, arn, secrets.function_arn)
-    assert function.steps == ["createSecret", "setSecret", "testSecret", "finishSecret"]
-    assert all(event.keys() == {"Step", "SecretId", "ClientRequestToken"} for event in function.events)
-    assert {(event["SecretId"], event["ClientRequestToken"]) for event in function.events} == {(arn, token)}
-
-
-def test_rotation_passes_a_rotation_token_in_every_event() -> None:
-    events: list[dict[str, str]] = []
-    rotation.invoke_steps(events.append, "arn", "token", rotation_token="from another account")
-    assert [event["RotationToken"] for event in events] == ["from another account"] * 4
-
-
-def test_rotation_moves_the_labels(secrets: SecretsManagerServer, arn: str) -> None:
-    client = secrets.client()
-    before = rotation.labels(client, arn)
-    token = rotation.rotate(client, Function(client), arn, secrets.function_arn)
-    after = rotation.labels(client, arn)
-    assert (after.versions["AWSCURRENT"], after.versions["AWSPREVIOUS"]) == (token, before.versions["AWSCURRENT"])
-
-
-def test_rotation_begins_again_although_awspending_stayed_on_awscurrent(
-    secrets: SecretsManagerServer, arn: str
-) -> None:
-    client = secrets.client()
-    first = rotation.rotate(client, Function(client), arn, secrets.function_arn)
-    assert rotation.labels(client, arn).versions["AWSPENDING"] == first
-    second = rotation.rotate(client, Function(client), arn, secrets.function_arn)
-    assert rotation.labels(client, arn).versions == {
-        "AWSCURRENT": second,
-        "AWSPENDING": second,
-        "AWSPREVIOUS": first,
-    }
-
-
-def test_rotation_is_retried_as_a_whole_with_the_same_token(secrets: SecretsManagerServer, arn: str) -> None:
-    function = Function(secrets.client(), "testSecret", "setSecret")
-    token = rotation.rotate(secrets.client(), function, arn, secrets.function_arn)
-    assert function.steps == [*rotation.STEPS[:2], *rotation.STEPS[:3], *rotation.STEPS]
-    assert {event["ClientRequestToken"] for event in function.events} == {token}
-
-
-def test_rotation_raises_the_last_failure_and_leaves_awspending(secrets: SecretsManagerServer, arn: str) -> None:
-    client = secrets.client()
-    function = Function(client, "testSecret", "createSecret")
-    with pytest.raises(RuntimeError, match="testSecret"):
-        rotation.rotate(client, function, arn, secrets.function_arn, attempts=2)
-    assert function.steps == ["createSecret", *rotation.STEPS[:3]]
-    assert "AWSPENDING" in rotation.labels(client, arn).versions
-
-
-def test_labels_are_drawn_as_a_table_shows_them(secrets: SecretsManagerServer, arn: str) -> None:
-    client = secrets.client()
-    token = rotation.begin(client, arn, secrets.function_arn)
-    labels = rotation.labels(client, arn)
-    assert labels.empty == {token}
-    assert re.fullmatch("[0-9a-f]{4}", labels.cell("AWSCURRENT"))
-    assert (labels.cell("AWSPENDING"), labels.cell("AWSPREVIOUS")) == (f"{token[:4]} (empty)", "-")
-
-
-def test_labels_do_not_hide_one_that_is_on_two_versions(secrets: SecretsManagerServer, arn: str) -> None:
-    """Moto leaves AWSCURRENT on two versions at a PutSecretValue after the label was moved by hand."""
-    client = secrets.client()
-    first = rotation.labels(client, arn).versions["AWSCURRENT"]
-    second = client.put_secret_value(SecretId=arn, SecretString="second")["VersionId"]
-    move = {"RemoveFromVersionId": second, "MoveToVersionId": first}
-    client.update_secret_version_stage(SecretId=arn, VersionStage="AWSCURRENT", **move)
-    client.put_secret_value(SecretId=arn, SecretString="third")
-    with pytest.raises(ValueError, match="AWSCURRENT is on two versions"):
-        rotation.labels(client, arn)
-
-
-def test_cancel_takes_awspending_away_and_keeps_its_version(secrets: SecretsManagerServer, arn: str) -> None:
-    client = secrets.client()
-    token = rotation.begin(client, arn, secrets.function_arn)
-    rotation.invoke_steps(Function(client), arn, token, steps=["createSecret"])
-    rotation.cancel(client, arn)
-    assert rotation.labels(client, arn).versions.keys() == {"AWSCURRENT"}
-    assert client.describe_secret(SecretId=arn)["RotationEnabled"] is False
-    assert client.get_secret_value(SecretId=arn, VersionId=token)["SecretString"] == f"made for {token}"
-    rotation.begin(client, arn, secrets.function_arn)
-    assert client.describe_secret(SecretId=arn)["RotationEnabled"] is True
-
-
-@pytest.mark.parametrize("empty", [False, True])
-def test_only_tests_with_a_copy_of_awscurrent_or_nothing(
-    secrets: SecretsManagerServer,
-    arn: str,
-    empty: bool,  # noqa: FBT001 - a parameter
-) -> None:
-    client = secrets.client()
-    current = rotation.rotate(client, Function(client), arn, secrets.function_arn)
-    function = Function(client)
-    with rotation.begin_test_only(client, arn, secrets.function_arn, empty=empty) as token:
-        labels = rotation.labels(client, arn)
-        assert (labels.versions["AWSPENDING"], labels.versions["AWSCURRENT"]) == (token, current)
-        assert labels.empty == ({token} if empty else set())
-        if not empty:
-            assert client.get_secret_value(SecretId=arn, VersionId=token)["SecretString"] == f"made for {current}"
-        rotation.invoke_steps(function, arn, token, steps=["testSecret"])
-    assert function.steps == ["testSecret"]
-    labels = rotation.labels(client, arn)
-    assert (labels.versions["AWSCURRENT"], "AWSPENDING" in labels.versions) == (current, False)
-
-
-def test_rotation_refuses_a_function_that_is_not_there(secrets: SecretsManagerServer, arn: str) -> None:
-    with pytest.raises(ClientError, match="Resource not found"):
-        rotation.begin(secrets.client(), arn, secrets.function_arn + "-of-another-name")
-
-
 def test_a_single_users_stack_has_no_superuser() -> None:
     with run_stack() as stack:
         assert "masterarn" not in stack.credential()
@@ -596,8 +450,9 @@ def test_a_single_users_stack_has_no_superuser() -> None:
 
 @pytest.mark.parametrize("strategy", STRATEGIES[1:])
 def test_the_stacks_superuser_is_one_as_on_rds_and_may_do_what_a_rotation_asks(strategy: str) -> None:
-    with run_stack(strategy=strategy, rotation_host="db.example.com") as stack:
+    with run_stack(strategy=strategy, container_host="db.example.com") as stack:
         client, secret = stack.secrets_manager.client(), stack.credential()
+        assert "rotationHost" not in secret
         master = json.loads(client.get_secret_value(SecretId=secret["masterarn"])["SecretString"])
         own = {"username", "password", "masterarn"}
         assert {key: value for key, value in master.items() if key not in own} == {

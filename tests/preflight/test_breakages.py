@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import pytest
 
-from local.__main__ import main
-from local.breakages import BREAKAGES, Breakage, rotate
+from local.breakages import BREAKAGES, Breakage, demonstrate, rotate
 from local.servers.stack import USERNAME, Stack, run_stack
+from local.terminal import Screen
 from rotation_lambda import deadline, handler, preflight
 from rotation_lambda.deadline import BEFORE_CHANGE_S
 from rotation_lambda.postgres import login
@@ -54,6 +54,7 @@ def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyP
         running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
         for name, value in running.environment.items():
             monkeypatch.setenv(name, value)
+        monkeypatch.setenv("POWERTOOLS_METRICS_DISABLED", "true")  # they are lines on standard output
         yield running
 
 
@@ -110,29 +111,45 @@ def look(stack: Stack, function: Callable[[dict[str, str]], Any]) -> dict[str, A
 
 @pytest.mark.parametrize("breakage", POSSIBLE.values(), ids=POSSIBLE)
 def test_is_found_before_it_hurts_and_named_when_it_does(
-    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
+    breakage: Breakage,
+    stack: Stack,
+    function: Callable[[dict[str, str]], Any],
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    with breakage.broken(stack):
+    """As a person sees it, who asks for the demonstration."""
+
+    def watched(event: dict[str, str]) -> object:
+        if event["Step"] != "preflight":
+            return function(event)
         before, logged = state(stack), len(stack.postgres.log())
-        calls = stack.secrets_manager.calls
-        calls.clear()
-        report = look(stack, function)
-
-        findings = {finding["check"]: finding for finding in report["findings"]}
-        assert (findings[breakage.check]["status"], report["status"]) == (breakage.status, breakage.status)
-        assert findings[breakage.check]["action"]
-        assert findings[breakage.check].get("code") == breakage.code
-        others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
-        assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
-
+        stack.secrets_manager.calls.clear()
+        report = function(event)
         assert state(stack) == before
-        assert not {"PutSecretValue", "UpdateSecretVersionStage", "RotateSecret"} & {*calls}
+        assert not {"PutSecretValue", "UpdateSecretVersionStage", "RotateSecret"} & {*stack.secrets_manager.calls}
         known = {json.loads(value)["password"] for value in values(stack).values()}
         assert stack.postgres.log()[logged:].count(REFUSED) <= len(known)
         assert not [password for password in known if password in json.dumps(report)]
+        return report
 
-        step, error = rotate(stack, function)
-        assert (error and error.code) == breakage.code, step
+    found = demonstrate(breakage, stack, watched, Screen())
+    shown = capsys.readouterr().out
+    findings = {finding["check"]: finding for finding in found["preflight"]["findings"]}
+    finding, status = findings[breakage.check], found["preflight"]["status"]
+    assert (finding["status"], status) == (breakage.status, breakage.status)
+    assert finding["action"]
+    assert finding.get("code") == breakage.code
+    others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
+    assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
+    assert found["rotation"]["code"] == breakage.code, found["rotation"]
+    assert found["as_expected"] is True
+
+    assert shown.startswith(f"{breakage.name}: {breakage.what}\n\nThe preflight, in ")
+    assert re.search(rf"^{breakage.status} +{breakage.check}: .+\n +→ .+", shown, re.MULTILINE)
+    if breakage.code:
+        assert re.search(rf"^failed +\w+ \({breakage.code}\): .+\n +→ .+", shown, re.MULTILINE)
+        assert f"{found['rotation']['step']:<14}failed\n" in shown
+    else:
+        assert shown.endswith("\nfinishSecret  done\nall four steps succeeded\n")
 
 
 class TestCredcheck:
@@ -146,27 +163,13 @@ class TestCredcheck:
             assert "Set credcheck.encrypted_password_allowed = on:" in str(look(stack, function))
             stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
             assert look(stack, function)["status"] == "ok"
-            assert rotate(stack, function) == ("finishSecret", None)
+            assert rotate(stack, function, Screen()) == ("finishSecret", None)
 
 
 def test_the_list_of_what_was_left_out_is_right() -> None:
     for name, breakage in BREAKAGES.items():
         told = any(f"«{name}»" in sentence for sentence in LEFT_OUT)
         assert told is (name not in POSSIBLE) is bool(breakage.part and breakage.part.missing)
-
-
-def test_the_demonstration_says_what_to_install(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, package in (("pooler", "pgbouncer"), ("credcheck", "postgresql-17-credcheck")):
-        part = BREAKAGES[name].part
-        assert part is not None
-        lacking = replace(BREAKAGES[name], part=replace(part, file=None))
-        monkeypatch.setitem(BREAKAGES, name, lacking)
-        with pytest.raises(SystemExit) as caught:
-            main(["--break", name])
-        assert caught.value.code == 1
-        assert f"is not on this machine; what installs it: «apt-get install {package}»" in capsys.readouterr().err
 
 
 def test_a_healthy_stack_has_neither_warnings_nor_failures(
@@ -189,15 +192,8 @@ def test_a_healthy_stack_has_neither_warnings_nor_failures(
     assert state(stack) == before
 
 
-def test_the_demonstration_shows_the_finding_beside_the_error(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("breakage", [replace(BREAKAGES["no-login"], code="login-refused")], ids=["no-login"])
+def test_the_demonstration_tells_when_something_else_comes_out(
+    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
 ) -> None:
-    [usual] = handler.logger.handlers
-    stream = usual.stream  # type: ignore[attr-defined]
-    assert main(["--break", "no-login"]) == 0
-    usual.setStream(stream)  # type: ignore[attr-defined]
-    told = capsys.readouterr().out
-    assert re.search(r"failed  login AWSCURRENT: Role 'app' at .* is not permitted to log in", told)
-    assert re.search(r"setSecret  LoginNotAllowedError \(login-not-allowed\): Role 'app' at .* is not permitted", told)
-    assert told.count("→ «ALTER ROLE … LOGIN»") == 2
-    assert USERNAME in told
+    assert demonstrate(breakage, stack, function, Screen())["as_expected"] is False
