@@ -63,6 +63,7 @@ bundle: $(LOCAL)  ## Show and check the certificates that the function ships
 
 docs: $(READY)  ## Write the generated tables of README.md and docs/ again
 	@$(RUN) -m local.pages
+	@$(RUN) -m local.dashboard
 
 release: $(READY)  ## Check version and changelog, and build what is published into build/release/
 	@$(RUN) -m local.release
