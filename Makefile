@@ -37,18 +37,19 @@ check: $(READY)  ## Lint, type-check, and run the tests with branch coverage
 	@$(RUN) -m mypy
 	@$(TESTS) --cov --cov-fail-under=100 $(ARGS)
 
-# SAM builds for the architecture that the template names, and deploys what it has built: both read this copy.
+# SAM builds for the architecture that the template names, and deploys what it has built. For another one than template.yaml
+# names there is a copy beside it.
 ARCHITECTURE ?= x86_64
-FOR_IT = build/$(ARCHITECTURE)/template.yaml
-BUILD = $(SAM) build --config-env $(ENV) --template-file $(FOR_IT) --base-dir .
-$(FOR_IT): template.yaml
-	@[ -d "lambda/$(ARCHITECTURE)" ] || { echo "ARCHITECTURE=$(ARCHITECTURE): say x86_64 or arm64" >&2; exit 2; }
-	@mkdir -p $(@D) && sed 's/^\( *Architecture\): x86_64$$/\1: $(ARCHITECTURE)/' template.yaml >$@
+TEMPLATE = $(if $(filter x86_64,$(ARCHITECTURE)),template.yaml,template.$(ARCHITECTURE).yaml)
+BUILD = $(SAM) build --config-env $(ENV) --template-file $(TEMPLATE)
+template.%.yaml: template.yaml
+	@[ -d "lambda/$*" ] || { echo "ARCHITECTURE=$*: say x86_64 or arm64" >&2; exit 2; }
+	@sed 's/^\( *Architecture\): x86_64$$/\1: $*/' template.yaml >$@
 
-build: $(READY) $(FOR_IT)  ## Build the function for AWS Lambda (ARCHITECTURE=arm64 for Graviton)
+build: $(READY) $(TEMPLATE)  ## Build the function for AWS Lambda (ARCHITECTURE=arm64 for Graviton)
 	@$(BUILD) $(ARGS)
 
-deploy: $(READY) $(FOR_IT)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
+deploy: $(READY) $(TEMPLATE)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
 	@$(BUILD)
 	@[ -t 0 ] || set -- --no-confirm-changeset; $(SAM) deploy --config-env $(ENV) "$$@" $(ARGS)
 
@@ -116,5 +117,5 @@ lock:  ## Compile requirements*.txt from pyproject.toml (needs uv; ARGS=--upgrad
 	@$(LOCK) $(ARGS) --group local --constraint requirements-dev.txt pyproject.toml -o requirements-local.txt
 
 clean:  ## Remove what the other commands made
-	@rm -rf $(VENV) .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build ./*.egg-info
+	@rm -rf $(VENV) .aws-sam .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage build template.*.yaml ./*.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

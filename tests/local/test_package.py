@@ -38,6 +38,7 @@ def test_makes_a_zip_and_a_template_for_each_architecture(packages: list[tuple[P
         code = made["Resources"]["RotationFunction"]["Properties"].pop("CodeUri")
         assert code == {"Bucket": {"Fn::Sub": "code-${AWS::Region}"}, "Key": key}
         assert key == f"rotation/{file.name}"
+        source["Metadata"].pop("AWS::ServerlessRepo::Application")
         source["Mappings"]["Build"]["Function"].pop("Architecture")
         source["Resources"]["RotationFunction"]["Properties"].pop("CodeUri")
         assert made == source
