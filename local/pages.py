@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import re
 import sys
-from functools import partial
 from typing import TYPE_CHECKING, Any, cast
 
 from samcli.yamlhelper import yaml_parse
@@ -41,13 +40,12 @@ def contents(text: str) -> str:
 
 
 def codes() -> str:
-    """Return the table of every error that is raised: its code, its class, what it means, what to do next."""
+    """Return a section for each error that is raised: its code, its class, what it means, what to do next."""
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.RotationError)]
     kinds.sort(key=lambda kind: inspect.getsourcelines(kind)[1])
-    rows = [
-        (f"`{kind.code}`", f"`{kind.__name__}`", " ".join((kind.__doc__ or "").split()), kind.hint) for kind in kinds
-    ]
-    return _table(("`code`", "`errorType`", "What it means", "What to do"), rows)
+    return "".join(
+        f"\n## {kind.code}\n\n`{kind.__name__}`: {_summary(kind)}\n\n**Next:** {_linked(kind.hint)}\n" for kind in kinds
+    )
 
 
 def breakages() -> str:
@@ -92,7 +90,7 @@ def renew(text: str) -> str:
         "parameters": parameters,
         "outputs": outputs,
         "regions": regions,
-        "contents": partial(contents, text),
+        "contents": lambda: contents(text),  # the last: of what the others have written
     }
     for name, make in makers.items():
         mark = f"<!-- {name} -->"
@@ -100,6 +98,16 @@ def renew(text: str) -> str:
             before, _, after = text.split(mark)
             text = f"{before}{mark}\n{make()}{mark}{after}"
     return text
+
+
+def _summary(kind: type[errors.RotationError]) -> str:
+    """Return the first paragraph of the class's docstring in one line."""
+    return _linked(" ".join((inspect.getdoc(kind) or "").partition("\n\n")[0].split()))
+
+
+def _linked(text: str) -> str:
+    """Return the text with a link for each page of docs/ that it names, as a page of docs/ has it."""
+    return re.sub(r"docs/([\w-]+\.md(?:#[\w-]*\w)?)", r"[docs/\1](\1)", text)
 
 
 def _template() -> dict[str, Any]:

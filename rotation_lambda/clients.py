@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -33,6 +34,7 @@ READS = 4
 """How often a call that changes nothing is tried."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
+_NO_CREDENTIALS = "Set AWS credentials: in a shell by `aws sso login` or AWS_PROFILE, in Lambda by the execution role."
 _THROTTLED = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown")
 _Answer = TypeVar("_Answer")
 
@@ -80,6 +82,11 @@ def code_of(error: ClientError | BotoCoreError) -> str:
     return type(error).__name__
 
 
+def hint_of(error: BotoCoreError) -> str | None:
+    """Return the hint for a call that found no AWS credentials; None for every other failure."""
+    return _NO_CREDENTIALS if re.search("Credential|Token|SSO", type(error).__name__) else None
+
+
 def is_throttled(code: str) -> bool:
     """Tell whether that is a service's code for too many calls at once."""
     return code.startswith(_THROTTLED)
@@ -99,7 +106,7 @@ def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes
         return _make(service, environment)
     except (BotoCoreError, ValueError) as error:
         what = f"No client for {service} can be made: {error}"
-    raise ConfigurationError(what, hint="Correct the environment: AWS_REGION, and AWS_ENDPOINT_URL_… if it is set.")
+    raise ConfigurationError(what, hint="Correct AWS_REGION, AWS_PROFILE or AWS_ENDPOINT_URL_… (an https:// address).")
 
 
 @lru_cache(maxsize=8)

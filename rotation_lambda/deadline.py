@@ -1,4 +1,4 @@
-"""How long the step may still take: the remaining time of the Lambda invocation, less what the last words need."""
+"""How long the step may still take: the remaining time of the Lambda invocation, less the time to report."""
 
 from __future__ import annotations
 
@@ -18,30 +18,30 @@ _Answer = TypeVar("_Answer")
 logger = logging.getLogger(__name__)
 
 MINIMUM_S = 25.0
-"""What a step needs in its worst case: a login or two that get no answer, and the reserve."""
+"""Seconds that a step needs in its worst case: a login or two without an answer, and the reserve."""
 
 RESERVE_S = 12.0
-"""What moving AWSCURRENT, or putting the old password back, may need after everything else."""
+"""Seconds to move AWSCURRENT, or to restore the old password, after everything else."""
 
 CHANGE_S = 12.0
-"""What changing a password and proving it may need, before the reserve begins."""
+"""Seconds to change a password and to verify it, before the reserve begins."""
 
 BEFORE_CHANGE_S = CHANGE_S + RESERVE_S
-"""What is left, at least, where a change begins: it can be proved, and put back."""
+"""Seconds left when a change begins, at least: it can be verified and restored."""
 
 HOLD_S = 10.0
-"""How long a change holds the role's row at most, between ALTER ROLE and COMMIT; then the server rolls it back."""
+"""Seconds that a change may hold the user's row, between ALTER ROLE and COMMIT. Then the server rolls it back."""
 
 MOST_WAIT_S = 120.0
-"""How long an answer is waited for at most: whoever wakes up or fails over is there by then."""
+"""Seconds to wait for an answer at most: a server that wakes up or fails over is available by then."""
 
 REPORT_S = 1.0
-"""What the last words need: to log, and to raise or to report."""
+"""Seconds to log, and to raise or to report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """A moment on a clock. Lambda kills what runs past it with a bare «Task timed out»."""
+    """A moment on a clock. Lambda stops what runs past it, with `Task timed out` alone."""
 
     end: float
     clock: Callable[[], float] = time.monotonic
@@ -51,7 +51,7 @@ class Deadline:
     def after(cls, milliseconds: int) -> Self:
         """Return the deadline of an invocation with so much time left (AWS: context.get_remaining_time_in_millis).
 
-        Raises ConfigurationError where that is too little to begin with: nothing should be left half done.
+        Raises ConfigurationError if that is too little to complete a step.
         """
         if milliseconds < MINIMUM_S * 1000:
             raise ConfigurationError(
@@ -61,13 +61,13 @@ class Deadline:
         return cls(time.monotonic() + milliseconds / 1000 - REPORT_S)
 
     def left(self, reserve: float = 0.0) -> float:
-        """Return the seconds left before the reserve begins; 0 where it has."""
+        """Return the seconds left before the reserve begins, 0 once it has begun."""
         return max(0.0, self.end - reserve - self.clock())
 
     def pause(self, seconds: float, reserve: float = 0.0) -> bool:
-        """Sleep about so long and return True; return False, at once, where the reserve would be touched.
+        """Sleep about so long and return True; return False at once if the reserve would begin.
 
-        The jitter keeps twins from meeting again and again (AWS Builders' Library: «Timeouts, retries, and backoff»).
+        The jitter keeps two invocations from colliding again (AWS Builders' Library: Timeouts, retries, and backoff).
         """
         seconds *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret hangs on it
         if seconds >= self.left(reserve):
@@ -76,11 +76,11 @@ class Deadline:
         return True
 
     def wait_for(self, ask: Callable[[], _Answer], reserve: float = 0.0) -> _Answer:
-        """Ask again, with growing pauses, until there is an answer; at most MOST_WAIT_S, and not into the reserve.
+        """Repeat the question, with growing pauses, until there is an answer; at most MOST_WAIT_S, before the reserve.
 
-        Only what is *unknown* is asked again: a server that wakes up, fails over or is overloaded answers before long.
-        A host that DNS does not know is asked for twice. The first try is logged with cause and hint; the last error
-        says how long was waited.
+        Only an *unknown* answer is waited for: a server that wakes up, fails over or is overloaded answers soon. A host
+        that DNS does not know is asked for twice. The first try is logged with cause and hint. The last error says how
+        long the function waited.
         """
         began, pause, tries = self.clock(), 0.5, 1
         while True:

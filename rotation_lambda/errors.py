@@ -12,8 +12,8 @@
     ├── SecretsManagerError               a call to Secrets Manager failed
     │   ├── SecretNotFoundError
     │   └── AccessDeniedError
-    ├── InvalidSecretError                a version holds something that is not a credential
-    │   └── MissingVersionError           … or holds nothing
+    ├── InvalidSecretError                a version's value is not credentials
+    │   └── MissingVersionError           … or has no value
     ├── CredentialMismatchError           AWSPENDING is for another login than AWSCURRENT
     ├── SuperuserMismatchError            the secret of `masterarn` is for another database
     ├── RdsError                          a call to RDS failed
@@ -23,18 +23,18 @@
     │   │   ├── ConnectionFailedError         TCP
     │   │   ├── DatabaseTimeoutError          silence
     │   │   ├── TlsError                      TLS
-    │   │   ├── AuthenticationMethodError     a login that would prove nothing
+    │   │   ├── AuthenticationMethodError     a login that would verify nothing
     │   │   ├── NoHbaEntryError               pg_hba.conf
     │   │   └── DatabaseNotReadyError         starting up, shutting down, full
     │   ├── LoginRefusedError             the answer is no
-    │   ├── LoginNotAllowedError          the answer is yes, and the door stays shut
-    │   ├── PoolerError                   somebody else answered
+    │   ├── LoginNotAllowedError          the answer is yes, and the connection is rejected
+    │   ├── PoolerError                   a pooler answered
     │   ├── DatabaseReadOnlyError
-    │   ├── RoleLockedError               another rotation of the same role is at work
-    │   ├── RoleNotPreparedError          a role lacks what the strategy needs: the statements to run
+    │   ├── RoleLockedError               another transaction holds the user's row
+    │   ├── RoleNotPreparedError          a user lacks what the strategy needs: the statements to run
     │   ├── PasswordChangeError           ALTER ROLE failed
-    │   ├── VerificationFailedError       … succeeded, and the new password did not log in: put back
-    │   └── UnprovenPasswordError         … and could not be put back for certain
+    │   ├── VerificationFailedError       … succeeded, the new password did not log in: restored
+    │   └── UnprovenPasswordError         … and neither password is verified
     └── UnexpectedError                   a fault of this function's
 
 A class exists only where an operator acts differently; Lambda reports its name as ``errorType``. Messages name labels,
@@ -63,68 +63,78 @@ class RotationError(Exception):
         """What happened, and what the step has changed by then, where that goes without saying."""
         return f"{self.what} {self.changed}".rstrip()
 
+    @property
+    def page(self) -> str:
+        """Where the documentation explains the code."""
+        return f"docs/errors.md#{self.code}"
+
     def __str__(self) -> str:
-        return f"{self.message} Next: {self.hint}"
+        return f"{self.message} Next: {self.hint} See {self.page}."
 
 
 class InvalidEventError(RotationError):
     """The invocation's event is not a rotation event of Secrets Manager."""
 
     code = "invalid-event"
-    hint = "Let Secrets Manager invoke this function, or copy a file of events/ and change its values."
+    hint = (
+        "Let Secrets Manager invoke the function. To invoke it yourself, copy a file of events/ and change its values."
+    )
 
 
 class ConfigurationError(RotationError):
     """An environment variable of the function has a value that cannot be used."""
 
     code = "invalid-configuration"
-    hint = "Correct the function's environment variable; docs/configuration.md lists what each one takes."
+    hint = "Correct this environment variable of the function. docs/configuration.md lists the values of each."
 
 
 class RotationRefusedError(RotationError):
     """The state of the secret does not allow the step; nothing was changed."""
 
     code = "rotation-refused"
-    hint = "Start a rotation with «aws secretsmanager rotate-secret»."
+    hint = "Start a rotation: `aws secretsmanager rotate-secret --secret-id ID`."
 
 
 class RotationDisabledError(RotationRefusedError):
     """Rotation is switched off for the secret."""
 
     code = "rotation-disabled"
-    hint = "Switch rotation on: «aws secretsmanager rotate-secret --secret-id ID --rotation-lambda-arn ARN»."
+    hint = "Switch rotation on: `aws secretsmanager rotate-secret --secret-id ID --rotation-lambda-arn ARN`."
 
 
 class SecretDeletedError(RotationRefusedError):
     """The secret is marked for deletion."""
 
     code = "secret-deleted"
-    hint = "Keep it with «aws secretsmanager restore-secret --secret-id ID», or stop rotating it."
+    hint = "Restore the secret with `aws secretsmanager restore-secret --secret-id ID`, or stop rotating it."
 
 
 class SecretManagedError(RotationRefusedError):
-    """The secret is one that RDS created for a superuser, and rotates itself."""
+    """RDS created the secret for a superuser, and rotates it."""
 
     code = "secret-managed"
     hint = (
         "Let RDS rotate it: `aws rds modify-db-instance --rotate-master-user-password`, for a cluster "
-        "`modify-db-cluster`. For an application, create a user with a secret of its own; this secret's ARN can be its "
-        "`masterarn`."
+        "`modify-db-cluster`. For an application, create a user with a secret of its own. This secret's ARN can be "
+        "its `masterarn`."
     )
 
 
 class VersionNotStagedError(RotationRefusedError):
-    """The version named by ClientRequestToken carries no staging label: its rotation was cancelled or abandoned."""
+    """The version named by ClientRequestToken has no staging label: its rotation was cancelled or abandoned."""
 
     code = "version-not-staged"
-    hint = "Nothing to repair here: start a new rotation with «aws secretsmanager rotate-secret»."
+    hint = (
+        "Do nothing for this version: its rotation is over. Start a new one with `aws secretsmanager rotate-secret "
+        "--secret-id ID`."
+    )
 
 
 class VersionNotPendingError(RotationRefusedError):
-    """The version named by ClientRequestToken carries other labels than AWSPENDING: this invocation is stale."""
+    """The version named by ClientRequestToken has other labels than AWSPENDING: this invocation is stale."""
 
     code = "version-not-pending"
-    hint = "Nothing to repair here: the invocation is late. Start a new rotation if AWSCURRENT is too old."
+    hint = "Do nothing: this invocation came too late. Start a new rotation only if AWSCURRENT is too old."
 
 
 class SecretsManagerError(RotationError):
@@ -132,71 +142,76 @@ class SecretsManagerError(RotationError):
 
     code = "secrets-manager-failed"
     hint = (
-        "Secrets Manager retries the rotation by itself. If it fails again: can the function reach Secrets Manager "
-        "(interface endpoint with private DNS, or NAT; its security group must let the function in on port 443)?"
+        "Wait: Secrets Manager retries the rotation. If it fails again, let the function reach Secrets Manager on "
+        "port 443, by an interface endpoint with private DNS or a NAT gateway. docs/vpc.md shows both."
     )
 
 
 class SecretNotFoundError(SecretsManagerError):
-    """There is no such secret in the function's account and region."""
+    """The secret does not exist in the function's account and Region."""
 
     code = "secret-not-found"
-    hint = "Check SecretId, the region and the account; a deleted secret cannot be rotated."
+    hint = "Check the secret's ARN, its Region and its account. A deleted secret cannot be rotated."
 
 
 class AccessDeniedError(SecretsManagerError):
-    """The function's role, the secret's policy or the key's policy lacks a permission."""
+    """The execution role, the secret's policy or the key's policy lacks a permission."""
 
     code = "access-denied"
-    hint = "Grant the action named here, on the resource named here, to the function's role (template.yaml does)."
+    hint = (
+        "Grant the action named here, on the resource named here, to the execution role. template.yaml has all of them."
+    )
 
 
 class InvalidSecretError(RotationError):
-    """A version's value is not a PostgreSQL credential as docs/secret-format.md describes it."""
+    """A version's value is not PostgreSQL credentials as docs/secret-format.md describes them."""
 
     code = "invalid-secret"
-    hint = "Correct the secret's JSON with «aws secretsmanager put-secret-value»; docs/secret-format.md has every key."
+    hint = (
+        "Correct the secret's JSON. docs/secret-format.md has every key, and docs/runbook.md#change-the-secret the "
+        "commands."
+    )
 
 
 class MissingVersionError(InvalidSecretError):
     """A version that the step needs has no value, or no version has the label it needs."""
 
     code = "missing-version"
-    hint = "Let the rotation start again from createSecret: «aws secretsmanager rotate-secret --secret-id ID»."
+    hint = "Start the rotation again from createSecret: `aws secretsmanager rotate-secret --secret-id ID`."
 
 
 class CredentialMismatchError(RotationError):
-    """AWSPENDING holds a credential for another login than AWSCURRENT; nothing was changed."""
+    """AWSPENDING is for another login than AWSCURRENT: the secret changed during the rotation. Nothing was changed."""
 
     code = "credential-mismatch"
     hint = (
-        "Somebody edited a version by hand, or the secret changed during the rotation. Cancel the rotation "
-        "(«aws secretsmanager cancel-rotate-secret»), remove AWSPENDING from the version named here and rotate again."
+        "Start with a new version: cancel the rotation, remove AWSPENDING from this one and rotate. "
+        "docs/runbook.md#start-with-a-new-version has the three commands."
     )
 
 
 class SuperuserMismatchError(RotationError):
-    """The superuser's secret is not shown to be for the secret's own database: nothing was sent, nothing changed."""
+    """The superuser secret is not for the secret's own database. Nothing was sent, and nothing was changed."""
 
     code = "superuser-mismatch"
     hint = (
-        "Let `masterarn` name the secret of the superuser of the same server, with the same host and port as this "
-        "secret; a replica, or an endpoint of the same cluster, has to be one by RDS's own word."
+        "Set `masterarn` to the secret of this server's superuser, with the same host and port as here. If `host` is "
+        "a CNAME, name the server's own endpoint in `rotationHost`."
     )
 
 
 class RdsError(RotationError):
-    """A call to RDS failed, which alone can tell where a managed superuser is, or which endpoints belong together."""
+    """A call to RDS failed. Only RDS knows the server of a managed secret, and which endpoints belong together."""
 
     code = "rds-failed"
     hint = (
-        "Can the function reach RDS (interface endpoint com.amazonaws.REGION.rds, or NAT)? Without it, give the "
-        "superuser's secret a `host` of its own, and both secrets the same one."
+        "Let the function reach the RDS API, by an interface endpoint com.amazonaws.REGION.rds or a NAT gateway. "
+        "Without it, use a superuser secret with a `host` of its own, the same in both secrets."
     )
 
 
 class DatabaseError(RotationError):
-    """The database stood in the way; `unknown` where it left open whether the password is right: waiting may help."""
+    """The database stopped the step. `unknown`: it is open whether the password is correct, and waiting may help."""
 
     unknown: bool = False
     changed = "Nothing was changed."
@@ -205,81 +220,84 @@ class DatabaseError(RotationError):
 
 
 class DatabaseUnreachableError(DatabaseError):
-    """No answer whether the password is right. The step stops: another password is tried after a refusal only."""
+    """It is not known whether the password is correct. The step stops: only a refusal leads to another password."""
 
     unknown = True
     code = "database-unreachable"
-    hint = (
-        "Read the server's own words above and its log of the same second. In another language than English they are "
-        "not understood here: set lc_messages to C on the server."
-    )
+    hint = "Read the server's words in this message, and its log of the same second."
 
 
 class HostNotFoundError(DatabaseUnreachableError):
     """DNS does not know the secret's host."""
 
     code = "host-not-found"
-    hint = "Correct `host` in the secret, or give the function's VPC the DNS that knows it."
+    hint = (
+        "Correct `host` as docs/runbook.md#change-the-secret shows, or let the VPC of the function use a DNS server "
+        "that knows it."
+    )
 
 
 class ConnectionFailedError(DatabaseUnreachableError):
-    """TCP: nobody listens on host and port, no route leads there, or the connection was cut."""
+    """TCP: the host and port do not accept connections, no route leads there, or the connection was cut."""
 
     code = "connection-failed"
     hint = (
-        "Check host and port in the secret, and that the server runs and listens on that address. An Aurora cluster "
-        "that was paused (0 ACU) or fails over needs up to a minute: set the function's Timeout to 60 seconds or more."
+        "Check that the server runs and listens on this host and port. If they are wrong, "
+        "docs/runbook.md#change-the-secret has the commands. Aurora at 0 ACU, or in a failover, needs up to a "
+        "minute: set the function's Timeout to 60 or more."
     )
 
 
 class DatabaseTimeoutError(DatabaseUnreachableError):
-    """Silence: packets are dropped on the way, or the server does not speak."""
+    """No answer: packets are dropped on the way, or the server is silent."""
 
     code = "database-timeout"
     hint = (
-        "Usually a security group, a network ACL or a missing route: the database must let the function's security "
-        "group in on its port. A paused cluster (Aurora at 0 ACU) needs up to 30 seconds to wake, and more after a "
-        "day: set the function's Timeout to 60 seconds or more."
+        "Let the function's security group into the database's, on its port, and check network ACLs and routes. "
+        "Aurora at 0 ACU needs 30 seconds to wake, and more after a day: set the function's Timeout to 60 or more."
     )
 
 
 class TlsError(DatabaseUnreachableError):
-    """TLS could not be had as asked for. There is no fallback to a weaker connection."""
+    """TLS is not possible as required. There is no fallback to a weaker connection."""
 
     unknown = False
     code = "tls-failed"
     hint = (
-        "Use the name that the server's certificate has as `host`, or give it as `tlsServerName`; set PGSSLROOTCERT to "
-        'the CA that signed it; a server without TLS needs `"ssl": false` in the secret, said openly.'
+        "Set `host` to a name in the server's certificate, or `tlsServerName` to one. Set PGSSLROOTCERT to the CA "
+        'that signed it. For a server without TLS, set `"ssl": false` in the secret.'
     )
 
 
 class AuthenticationMethodError(DatabaseUnreachableError):
-    """The server wants no password, or wants it in clear text: a login would prove nothing, or give it away."""
+    """The server asks for no password, for one in clear text, or for another proof: a login would verify nothing."""
 
     unknown = False
     code = "authentication-method"
     hint = (
-        "Ask for scram-sha-256 in pg_hba.conf. On RDS a clear-text request means that the role is a member of rds_iam; "
-        "elsewhere LDAP, PAM or RADIUS: passwords of such roles cannot be rotated here."
+        "Ask for scram-sha-256 in pg_hba.conf for this user. A user of rds_iam, LDAP, PAM, RADIUS or a certificate "
+        "has no password to rotate."
     )
 
 
 class NoHbaEntryError(DatabaseUnreachableError):
-    """pg_hba.conf rejects this client, user, database and TLS combination before any password is looked at."""
+    """pg_hba.conf rejects this client, user, database and TLS before it checks a password."""
 
     code = "no-hba-entry"
     hint = (
-        "On RDS and Aurora nobody edits pg_hba.conf: the server answers so while it wakes from a pause or fails over, "
-        "and where it requires TLS. Elsewhere, add a line for the function's network and this user to pg_hba.conf."
+        "Add a line for the function's network and this user to pg_hba.conf. On RDS and Aurora wait: the server "
+        "answers so while it starts or fails over."
     )
 
 
 class DatabaseNotReadyError(DatabaseUnreachableError):
-    """The server is starting up, shutting down, recovering, or has no connection left for anybody."""
+    """The server is starting up, shutting down or recovering, or has no free connection."""
 
     code = "database-not-ready"
-    hint = "Wait until it is up; Secrets Manager retries. If it is full, raise max_connections or find what holds them."
+    hint = (
+        "Wait until the server is up: Secrets Manager retries. If it is full, raise max_connections, or end sessions "
+        "in pg_stat_activity."
+    )
 
 
 class LoginRefusedError(DatabaseError):
@@ -287,32 +305,40 @@ class LoginRefusedError(DatabaseError):
 
     code = "login-refused"
     hint = (
-        "PostgreSQL says in its own log only which it is: the role is past its VALID UNTIL, does not exist, or has "
-        "another password (set by hand, by a second secret for the same role, or by a snapshot that was restored)."
+        "Read the server's log: the user does not exist, is past its VALID UNTIL, or has another password (set by "
+        "hand, by a second secret, or by a snapshot that was restored). Create it, extend it, or set the password as "
+        "docs/runbook.md#applications-are-locked-out shows."
     )
 
 
 class LoginNotAllowedError(DatabaseError):
-    """The password is right, and the server does not let the role in all the same."""
+    """The password is correct. PostgreSQL rejected the connection for another reason."""
 
     code = "login-not-allowed"
     hint = (
-        "Correct what the message names: the role's connection limit, its LOGIN attribute, the database, its CONNECT."
+        "Correct what the message names: the user's connection limit, its LOGIN attribute, the database, or its "
+        "CONNECT privilege."
     )
 
 
 class PoolerError(DatabaseError):
-    """Not PostgreSQL itself answered but a pooler or proxy, through which a password must not be changed."""
+    """A pooler or proxy answered in place of PostgreSQL. A password must not be changed through it."""
 
     code = "pooler-in-between"
-    hint = "Give the database's own address as `rotationHost` (and `rotationPort`) in the secret; `host` may stay."
+    hint = (
+        "Set `rotationHost` (and `rotationPort`) in the secret to the database's own address, and leave `host`. "
+        "docs/runbook.md#change-the-secret has the commands."
+    )
 
 
 class DatabaseReadOnlyError(DatabaseError):
     """The server is a standby, or was the primary before a failover."""
 
     code = "database-read-only"
-    hint = "Rotate through the writer: use the cluster's writer endpoint as `host` or `rotationHost`."
+    hint = (
+        "Name the cluster's writer endpoint in `host` or `rotationHost`, and rotate again. After a failover, wait "
+        "until it leads to the new writer."
+    )
 
 
 class RoleLockedError(DatabaseError):
@@ -321,16 +347,16 @@ class RoleLockedError(DatabaseError):
     code = "role-locked"
     hint = (
         "Wait: Secrets Manager retries, and another rotation holds the row for some seconds only. If a transaction of "
-        "another user is named here at each retry, ask its owner to end it (a prepared one: ROLLBACK PREPARED). Do not "
-        "end a session of this secret's users or of its superuser: it may be a rotation at work."
+        "another user is named here at each retry, ask its owner to end it (a prepared one: ROLLBACK PREPARED). Do "
+        "not end a session of this secret's users or of its superuser: it may be a rotation at work."
     )
 
 
 class RoleNotPreparedError(DatabaseError):
-    """A role lacks a right, an attribute or a setting that the superuser could not give it; the hint has the SQL."""
+    """A user lacks a right, an attribute or a setting that the superuser could not give it. The hint has the SQL."""
 
     code = "role-not-prepared"
-    hint = "See what the strategy needs from the database in docs/alternating-users.md."
+    hint = "Prepare the users as docs/alternating-users.md shows, and rotate again."
 
 
 class PasswordChangeError(DatabaseError):
@@ -341,7 +367,7 @@ class PasswordChangeError(DatabaseError):
 
     changed = ""
     code = "password-change-failed"
-    hint = "Look the SQLSTATE up in PostgreSQL's Appendix A; the server's log says more at the same second."
+    hint = "Look up the SQLSTATE in PostgreSQL's Appendix A, and read the server's log of the same second."
 
     def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None, in_doubt: bool = False) -> None:
         super().__init__(what, hint=hint)
@@ -350,30 +376,30 @@ class PasswordChangeError(DatabaseError):
 
 
 class VerificationFailedError(DatabaseError):
-    """The password was changed, the new one did not log in, and AWSCURRENT's is in force, proved by a login."""
+    """The password was changed, and the new one did not log in. AWSCURRENT's is in force again, verified by a login."""
 
     changed = ""
     code = "verification-failed"
     hint = (
-        "AWSCURRENT works, nobody is locked out. Find out why a new password does not log in: a pooler or proxy with "
-        "its own user list (set `rotationHost`), a login rule, or a pg_hba.conf method that does not fit the verifier."
+        "Find the rule that refuses the new password, in the server's log of the same second: a pooler's own list "
+        "(set `rotationHost`), VALID UNTIL, or a method of pg_hba.conf. Then rotate again. AWSCURRENT works."
     )
 
 
 class UnprovenPasswordError(DatabaseError):
-    """The password was changed, and neither the new nor the old one could be proved afterwards. Logged as CRITICAL."""
+    """The password was changed, and then neither the new nor the old one could be verified. Logged as CRITICAL."""
 
     changed = ""
     critical = True
     code = "unproven-password"
     hint = (
-        "Look at the database now. As a rule the next try, which Secrets Manager makes by itself, finds which of the "
-        "two versions logs in and goes on from there; if it does not, docs/runbook.md."
+        "Check now whether applications can log in, as docs/runbook.md#2-are-applications-locked-out-now shows. Start "
+        "the rotation again: it finds which of the two versions logs in."
     )
 
 
 class UnexpectedError(RotationError):
-    """A fault that nobody foresaw. Its own text is withheld, since it could quote a value of the secret."""
+    """A fault of the function. Its own text is withheld, because it could quote a value of the secret."""
 
     code = "unexpected"
-    hint = "Report it with this message; Secrets Manager retries the rotation by itself."
+    hint = "Report it with this message. Secrets Manager retries the rotation."

@@ -14,7 +14,7 @@ _ROTATION_TOKEN = re.compile(r"[a-zA-Z0-9-]{36,256}")  # AWS: PutSecretValue, Ro
 
 
 class Step(StrEnum):
-    """The four steps, in their order (AWS: «Lambda rotation functions»), and this function's own preflight."""
+    """The four steps, in their order (AWS: Lambda rotation functions), and this function's own preflight."""
 
     CREATE_SECRET = "createSecret"
     SET_SECRET = "setSecret"

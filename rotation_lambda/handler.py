@@ -41,7 +41,7 @@ with suppress(Exception):  # while Lambda starts the function, time is cheap; wh
 
 @logger.inject_lambda_context(log_event=False, clear_state=True)
 def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> dict[str, Any] | None:
-    """Take one step of a rotation (AWS: «Lambda rotation functions»); log and raise a RotationError if it fails.
+    """Take one step of a rotation (AWS: Lambda rotation functions); log and raise a RotationError if it fails.
 
     The answer is None, but for a preflight its report.
     """
@@ -53,7 +53,7 @@ def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> dict[
         place = extract_tb(error.__traceback__)[-1]
         failure = UnexpectedError(f"{type(error).__name__} in {Path(place.filename).name}, line {place.lineno}.")
     log = logger.critical if failure.critical else logger.error
-    log(failure.message, code=failure.code, hint=failure.hint)
+    log(failure.message, code=failure.code, hint=failure.hint, page=failure.page)
     raise failure
 
 

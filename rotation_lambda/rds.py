@@ -96,7 +96,8 @@ class Rds:
             if code in _ACCESS_DENIED:
                 failure = AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
         except BotoCoreError as error:
-            failure = RdsError(f"{operation} of {identifier} got no answer from RDS: {type(error).__name__}.")
+            what = f"{operation} of {identifier} got no answer from RDS: {type(error).__name__}."
+            failure = RdsError(what, hint=clients.hint_of(error))
         except TimeoutError:
             failure = RdsError("RDS is so slow that the function's time is up.")
         raise failure

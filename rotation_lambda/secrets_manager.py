@@ -216,7 +216,8 @@ class SecretsManager:
             failure = _read(error, operation, self.secret_id, version)
         except BotoCoreError as error:
             # Only the class's name: a ParamValidationError, for one, quotes the parameters.
-            failure = SecretsManagerError(f"{operation} got no answer from Secrets Manager: {type(error).__name__}.")
+            what = f"{operation} got no answer from Secrets Manager: {type(error).__name__}."
+            failure = SecretsManagerError(what, hint=clients.hint_of(error))
         except TimeoutError:
             failure = SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
         # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit
@@ -244,7 +245,7 @@ def _read(error: ClientError, operation: str, secret_id: str, version: str | Non
     if code in _KEY_TROUBLE:
         return AccessDeniedError(
             f"{operation} could not use the secret's KMS key ({code}): {_one_line(message)}",
-            hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the function's role; is it enabled?",
+            hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the execution role; enable the key.",
         )
     return SecretsManagerError(
         f"{operation} failed with {code}.", hint=_CROWDED if clients.is_throttled(code) else None

@@ -18,6 +18,12 @@ from tests.worlds import leaks
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+VERBS = (
+    *("Add", "Ask", "Check", "Correct", "Do", "Find", "Grant", "Let", "Look", "Name", "Prepare", "Read", "Report"),
+    *("Restore", "Set", "Start", "Switch", "Wait"),
+)
+"""What a hint begins with: it is an instruction."""
+
 # Alarms and runbooks hold on to these: a code may come, but none may change.
 CODES = {
     "RotationError": "rotation-failed",
@@ -105,6 +111,11 @@ def test_has_a_hint_of_its_own_in_whole_sentences(kind: type[errors.RotationErro
     assert re.fullmatch(r"[A-Z0-9].{15,}[.?)]", vars(kind)["hint"])
 
 
+@each_kind
+def test_has_a_hint_that_begins_with_what_to_do(kind: type[errors.RotationError]) -> None:
+    assert kind.hint.partition(" ")[0].rstrip(":") in VERBS
+
+
 def test_no_two_errors_share_a_hint() -> None:
     assert len({kind.hint for kind in KINDS}) == len(KINDS)
 
@@ -124,7 +135,8 @@ def test_says_what_happened_and_what_to_do_next(kind: type[errors.RotationError]
     error = make(kind, "Something happened.")
     assert error.what == "Something happened."
     said = "Something happened. Nothing was changed." if kind.changed else "Something happened."
-    assert (error.message, str(error)) == (said, f"{said} Next: {kind.hint}")
+    assert error.message == said
+    assert str(error) == f"{said} Next: {kind.hint} See docs/errors.md#{kind.code}."
     assert error.args == ("Something happened.",)
 
 
@@ -132,7 +144,7 @@ def test_says_what_happened_and_what_to_do_next(kind: type[errors.RotationError]
 def test_a_hint_given_on_the_spot_wins_and_goes_no_further(kind: type[errors.RotationError]) -> None:
     before = kind.hint
     error = make(kind, "Something happened.", hint="Do this.")
-    assert str(error).endswith(". Next: Do this.")
+    assert f". Next: Do this. See {error.page}." in str(error)
     assert kind.hint == before == make(kind, "Again.").hint
 
 

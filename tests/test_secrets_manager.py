@@ -13,7 +13,7 @@ import pytest
 from botocore.config import Config
 
 from local.servers import rotation
-from rotation_lambda import errors
+from rotation_lambda import clients, errors
 from rotation_lambda import secrets_manager as adapter
 from rotation_lambda.settings import PasswordPolicy
 from rotation_lambda.staging import StagingLabel
@@ -201,6 +201,17 @@ class TestFailures:
         with pytest.raises(errors.SecretsManagerError, match=r"no answer.*EndpointConnectionError") as caught:
             adapter.SecretsManager(client("http://127.0.0.1:1"), ARN, FakeClock().deadline()).describe_secret()
         assert "443" in caught.value.hint
+
+    def test_tell_missing_credentials_from_a_missing_way(
+        self, secrets_manager: SecretsManagerServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for name, value in secrets_manager.environment.items():
+            if not name.endswith(("KEY_ID", "ACCESS_KEY", "TOKEN")):
+                monkeypatch.setenv(name, value)
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+        with pytest.raises(errors.SecretsManagerError, match="NoCredentialsError") as caught:
+            adapter.SecretsManager(clients.secrets_manager(), "app", FakeClock().deadline(60)).describe()
+        assert "aws sso login" in caught.value.hint
 
     def test_tell_a_missing_secret_from_a_missing_version(self, secrets_manager: SecretsManagerServer) -> None:
         with pytest.raises(errors.SecretNotFoundError):

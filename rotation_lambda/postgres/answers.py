@@ -36,35 +36,40 @@ class _Answer(NamedTuple):
 
 
 _TRUST = (
-    "Ask for scram-sha-256 in pg_hba.conf: the line for this client and role says trust, so that anybody gets in, and "
-    "no login proves a password."
+    "Ask for scram-sha-256 in pg_hba.conf: the line for this client and user says trust, so a login verifies nothing."
 )
 _CLEAR_TEXT = (
-    "The server asked for the password in clear text, so nothing was sent. On RDS: the role is a member of rds_iam and "
-    "logs in by token alone; «REVOKE rds_iam FROM» it, or do not rotate it. Elsewhere pg_hba.conf says password, ldap, "
-    "pam or radius: ask for scram-sha-256."
+    "The server asked for a clear-text password, so none was sent. On RDS, `REVOKE rds_iam FROM` the user, or do not "
+    "rotate it: it logs in by token alone. If `host` is an RDS Proxy with IAM, set `rotationHost` to the database. "
+    "Elsewhere, ask for scram-sha-256 in pg_hba.conf in place of password, ldap, pam or radius."
 )
-_ROLE_LIMIT = "Find the role's sessions in pg_stat_activity, or raise its limit: «ALTER ROLE … CONNECTION LIMIT n»."
-_FULL = "Find who holds the connections in pg_stat_activity, or raise max_connections."
+_CERTIFICATE = (
+    "Remove clientcert, or the method cert, from this user's line in pg_hba.conf: the function has no certificate."
+)
+_ROLE_LIMIT = "Find the user's sessions in pg_stat_activity, or raise its limit: `ALTER ROLE … CONNECTION LIMIT n`."
+_FULL = "Find in pg_stat_activity which sessions hold the connections, or raise max_connections."
 _NO_DATABASE = "Correct `dbname` in the secret, or create the database."
-_NO_CONNECT = "«GRANT CONNECT ON DATABASE … TO» the role, or give a `dbname` that it may connect to."
-_NO_LOGIN = "«ALTER ROLE … LOGIN» if the role is to log in; otherwise its secret needs no rotation."
-_STRANGER = "What answers at this host and port is not PostgreSQL: correct them in the secret."
+_NO_CONNECT = "`GRANT CONNECT ON DATABASE … TO` the user, or set `dbname` to a database that it may connect to."
+_NO_LOGIN = "`ALTER ROLE … LOGIN` if the user is to log in; otherwise do not rotate its secret."
+_STRANGER = "Correct `host` and `port` in the secret: what answers there is not PostgreSQL."
 _TLS_WANTED = (
-    'The server requires TLS for this client: remove `"ssl": false` (or `sslmode`) from the secret. If it does not: '
-    "add a line for the function's network and this user to pg_hba.conf."
+    'Remove `"ssl": false` (or `sslmode`) from the secret, if the server requires TLS for this client. Otherwise add a '
+    "line for the function's network and this user to pg_hba.conf."
 )
-_OWN_TIMEOUT = "A timeout that is set for this user or database ends its sessions at once: `ALTER ROLE … RESET` it."
-_FLOOD = "What answers sends far more than a PostgreSQL server does: check host and port in the secret."
-_ANYBODY = "With PGSSLROOTCERT=system anybody's certificate would do: use sslmode verify-full."
+_TLS_VERSION = "Enable TLS 1.2 or newer on the server (ssl_max_protocol_version); older versions are not accepted."
+_OWN_TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
+_TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
+_FLOOD = "Check `host` and `port` in the secret: what answers there sends far more than a PostgreSQL server does."
+_ANY_CERTIFICATE = "Set sslmode to verify-full: with PGSSLROOTCERT=system any certificate would be accepted."
+_LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
 # libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
-# anchored, so that a role or database with a hostile name cannot pose as another answer. What none matches, is unknown.
+# anchored, so that a user or database with a hostile name cannot pose as another answer. No match means unknown.
 _ANSWERS = (
     _Answer(r'FATAL:  password authentication failed(?: for user ".*")?$', LoginRefusedError),
     _Answer(r"FATAL:  SASL authentication failed$", LoginRefusedError),  # PgBouncer
     _Answer(r"FATAL:  The password that was provided for the role .* is wrong\.?$", LoginRefusedError),  # RDS Proxy
-    # The server checks these only after the password (InitPostgres), so they prove it.
+    # The server checks these only after the password (InitPostgres), so the password is correct.
     _Answer(r'FATAL:  too many connections for role "', LoginNotAllowedError, _ROLE_LIMIT),
     _Answer(r'FATAL:  too many connections for database "', LoginNotAllowedError),
     _Answer(r"FATAL:  remaining connection slots are reserved", LoginNotAllowedError, _FULL),
@@ -73,7 +78,7 @@ _ANSWERS = (
     _Answer(r'FATAL:  database ".*" is not currently accepting connections$', LoginNotAllowedError, _NO_DATABASE),
     _Answer(r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError, _NO_DATABASE),
     _Answer(r'FATAL:  role ".*" is not permitted to log in$', LoginNotAllowedError, _NO_LOGIN),
-    # All others come before the password is looked at, or instead of it.
+    # All others come before the password is checked, or in place of it.
     _Answer(
         r"FATAL:  (?:no pg_hba\.conf entry|pg_hba\.conf rejects connection) for .*, no encryption$",
         NoHbaEntryError,
@@ -82,9 +87,13 @@ _ANSWERS = (
     ),
     _Answer(r"FATAL:  no pg_hba\.conf entry for ", NoHbaEntryError),
     _Answer(r"FATAL:  pg_hba\.conf rejects connection for ", NoHbaEntryError),
-    _Answer(r"FATAL:  connection requires a valid client certificate$", AuthenticationMethodError),
-    _Answer(r"FATAL:  client certificates can only be checked if ", AuthenticationMethodError),
-    _Answer(r"FATAL:  (?:Ident|Peer|certificate) authentication failed for user ", AuthenticationMethodError),
+    _Answer(r"FATAL:  connection requires a valid client certificate$", AuthenticationMethodError, _CERTIFICATE),
+    _Answer(r"FATAL:  client certificates can only be checked if ", AuthenticationMethodError, _CERTIFICATE),
+    _Answer(r"FATAL:  certificate authentication failed for user ", AuthenticationMethodError, _CERTIFICATE),
+    _Answer(
+        r"FATAL:  (?:Ident|Peer|LDAP|PAM|RADIUS|GSSAPI|SSPI|BSD) authentication failed for user ",
+        AuthenticationMethodError,
+    ),
     _Answer(r"FATAL:  the database system is ", DatabaseNotReadyError),
     _Answer(r"FATAL:  sorry, too many clients already$", DatabaseNotReadyError),
     _Answer(
@@ -94,8 +103,12 @@ _ANSWERS = (
         stays=True,
     ),
     _Answer(r"FATAL:  terminating connection due to ", DatabaseNotReadyError),
+    _Answer(r"FATAL:  canceling authentication due to timeout$", DatabaseNotReadyError, _TOO_SLOW),
     # A pooler's or proxy's own words (PgBouncer, RDS Proxy).
     _Answer(r"FATAL:  .*\bRDS [Pp]roxy\b", PoolerError),
+    _Answer(r"FATAL:  (?:The )?IAM (?:authentication failed|is allowed)", PoolerError),
+    _Answer(r"FATAL:  (?:RDS supports only IAM|Timed-out waiting to acquire database connection)", PoolerError),
+    _Answer(r"FATAL:  (?:Rate of connection to proxy|The maximum number of client connections)", PoolerError),
     _Answer(r"FATAL:  no such (?:database|user)\b", PoolerError),
     _Answer(r"FATAL:  (?:server login |server_login_retry|server DNS lookup failed|pgbouncer |bouncer )", PoolerError),
     _Answer(r"FATAL:  (?:query_wait_timeout|client_login_timeout|no more connections allowed)", PoolerError),
@@ -106,9 +119,10 @@ _ANSWERS = (
     _Answer(r"authentication method requirement .* failed: ", AuthenticationMethodError),
     _Answer(r"server certificate for ", TlsError),
     _Answer(r"server does not support SSL", TlsError),
+    _Answer(r"SSL error: .*(?:unsupported protocol|protocol version|no protocols)", TlsError, _TLS_VERSION),
     _Answer(r"SSL error: ", TlsError),
     _Answer(r"could not .*(?:certificate|SSL)", TlsError),
-    _Answer(r"weak sslmode ", TlsError, _ANYBODY),
+    _Answer(r"weak sslmode ", TlsError, _ANY_CERTIFICATE),
     _Answer(r"SSL SYSCALL error: ", ConnectionFailedError),
     _Answer(r"(?:Connection refused|Connection reset by peer)$", ConnectionFailedError),
     _Answer(r"(?:No route to host|Network is unreachable)$", ConnectionFailedError),
@@ -119,32 +133,35 @@ _ANSWERS = (
     _Answer(r"Connection timed out$", DatabaseTimeoutError),
     _Answer(r"the server sent more than ", DatabaseUnreachableError, _FLOOD, stays=True),  # postgres/wire.py
 )
-_SOMEBODY_REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
+_REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
 def read_answer(text: str, credential: Credential) -> DatabaseError:
     """Read libpq's text about a failed connect; of several lines the first one counts, a DETAIL may follow.
 
-    Where another role was refused than the one that logged in, a pooler passes on what befell its own login.
+    Where another user was refused than the one that logged in, a pooler reports its own login.
     """
     answer = text.strip().partition("\n")[0]
-    somebody = _SOMEBODY_REFUSED.match(answer)
-    if somebody and somebody[1] != credential.username:
-        return PoolerError(f"{name_login(credential)}: a pooler answered, whose own login failed: {one_line(answer)}.")
+    refused = _REFUSED.match(answer)
+    if refused and refused[1] != credential.username:
+        return PoolerError(
+            f"{name_login(credential)}: a pooler answered, and its own login failed: {one_line(answer)}."
+        )
     for pattern, kind, hint, stays in _ANSWERS:
         if re.match(pattern, answer):
             error = kind(f"{name_login(credential)}: {one_line(answer)}.", hint=hint)
             error.unknown &= not stays
             return error
-    return DatabaseUnreachableError(f"{name_login(credential)}: {one_line(text)}.")
+    hint = None if answer.isascii() else _LANGUAGE
+    return DatabaseUnreachableError(f"{name_login(credential)}: {one_line(text)}.", hint=hint)
 
 
 def name_login(credential: Credential) -> str:
-    """Return who logs in where, for messages."""
+    """Return the user, the server and the database, for messages."""
     host, port = credential.address
     return f"Role {credential.username!a} at {host}:{port}/{credential.dbname!a}"
 
 
 def one_line(text: str) -> str:
-    """Return the text as a log can take it."""
+    """Return the text in one line of at most 300 characters."""
     return " ".join(text.split())[:300]

@@ -161,17 +161,17 @@ def look_at(address: str, port: int, name: str, sslrootcert: str, seconds: float
 
 
 def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tuple[str, str | None]:
-    """Return what to tell about a server whose TLS libpq refused, and what to do: None where no cause is seen."""
+    """Return what is known about a server whose TLS libpq rejected, and the hint: None where no cause is found."""
     if certificate is None:
         return "", (
-            "Switch TLS on in the server, or correct the port (RDS always offers TLS). A server that is to stay "
-            'without it needs `"ssl": false` in the secret, said openly.'
+            "Switch TLS on in the server, or correct the port (RDS always offers TLS). For a server that is to stay "
+            'without TLS, set `"ssl": false` in the secret.'
         )
     told = f"Asked for {name}; {certificate}; trusted are {describe(roots_for(sslrootcert, name))}."
     if certificate.days_left < 0:
         return told, (
-            "Renew the server's certificate: it has expired. On RDS: «aws rds modify-db-instance "
-            "--ca-certificate-identifier rds-ca-rsa2048-g1»."
+            "Renew the server's certificate: it has expired. On RDS: `aws rds modify-db-instance "
+            "--db-instance-identifier ID --ca-certificate-identifier rds-ca-rsa2048-g1`."
         )
     if certificate.distrust is not None:
         told = f"{told[:-1]}: {certificate.distrust}."
@@ -179,12 +179,12 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
             return told, ADD_ROOTS
         return told, (
             "Set PGSSLROOTCERT to the file of the CA that signed the certificate (in a layer it is under /opt), or to "
-            "«system» if that is a public one; or give the server a certificate of a CA that is trusted here."
+            "`system` for a public CA. Or give the server a certificate of a CA that is trusted here."
         )
     if not certificate.fits(name):
         own = certificate.names[0] if certificate.names else "the certificate's name"
         return told, (
-            f"Use {own} as `host` (on RDS the endpoint, no CNAME and no address), or give it as `tlsServerName`; or "
+            f"Use {own} as `host` (on RDS the endpoint, no CNAME and no address), or set `tlsServerName` to it. Or "
             f"renew the certificate with {name} in it."
         )
     return told, None
@@ -215,7 +215,7 @@ def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: flo
             der, said = encrypted.getpeercert(binary_form=True), encrypted.getpeercert()
             greeting = _Greeting(der or b"", said or {}, encrypted.version() or "")
             encrypted.settimeout(min(0.5, left()))
-            with suppress(OSError):  # a farewell, so that the server's log has no «connection reset» of ours
+            with suppress(OSError):  # close it properly, or the server logs a reset connection
                 encrypted.unwrap()
             return greeting
 
@@ -245,7 +245,7 @@ def _flat(name: Iterable[Iterable[tuple[str, str]]]) -> Iterable[tuple[str, str]
 
 
 def _plain(text: str) -> str:
-    """Whoever answers chooses these words, so that they are cut and kept to what a log can take."""
+    """Return a server's own words cut to 100 characters, and escaped for a log."""
     return ascii(text[:100])[1:-1]
 
 

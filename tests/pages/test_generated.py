@@ -37,17 +37,18 @@ def test_each_table_is_there_once(name: str) -> None:
     assert TEXT.count(f"<!-- {name} -->") == 2
 
 
-def test_every_error_is_there_by_its_code_and_its_class() -> None:
+def test_every_error_has_a_section_with_its_code_its_class_and_its_hint() -> None:
     for kind in kinds():
-        assert f"| `{kind.code}` | `{kind.__name__}` | " in PAGES["docs/errors.md"]
-        assert kind.hint in PAGES["docs/errors.md"]
+        section = PAGES["docs/errors.md"].partition(f"\n## {kind.code}\n")[2].partition("\n## ")[0]
+        assert section.startswith(f"\n`{kind.__name__}`: ")
+        assert kind.hint in re.sub(r"\[(docs/[^]]+)\]\([^)]+\)", r"\1", section)
 
 
 def test_a_table_that_is_old_is_renewed() -> None:
     old = "a\n<!-- codes -->\nold\n<!-- codes -->\nb\n"
     new = pages.renew(old)
-    assert new.startswith("a\n<!-- codes -->\n| `code` | ")
-    assert new.endswith(" |\n<!-- codes -->\nb\n")
+    assert new.startswith("a\n<!-- codes -->\n\n## rotation-failed\n")
+    assert new.endswith(".\n<!-- codes -->\nb\n")
     assert "old" not in new.splitlines()
 
 
@@ -56,9 +57,11 @@ def test_a_page_that_is_longer_than_a_screen_has_a_table_of_contents() -> None:
     assert [name for name in long if "<!-- contents -->\n- [" not in PAGES[name]] == []
 
 
-def test_every_page_that_the_program_names_is_there() -> None:
+def test_every_page_and_section_that_the_program_names_is_there() -> None:
     """In a hint, a help text, a description of the template."""
     files = [*ROOT.glob("rotation_lambda/**/*.py"), *ROOT.glob("local/**/*.py"), ROOT / "template.yaml"]
-    named = {page for file in files for page in re.findall(r"\bdocs/[\w-]+\.md", file.read_text(encoding="utf-8"))}
-    assert "docs/runbook.md" in named
-    assert named <= PAGES.keys()
+    text = "\n".join(re.sub(r'["\']\n *["\']', "", file.read_text(encoding="utf-8")) for file in files)
+    named = set(re.findall(r"\bdocs/[\w-]+\.md(?:#[\w-]*\w)?", text))
+    assert "docs/runbook.md#change-the-secret" in named
+    for page, _, anchor in (name.partition("#") for name in named):
+        assert not anchor or anchor in {pages.anchor(title) for _, title in pages.headings(PAGES[page])}

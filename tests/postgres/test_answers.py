@@ -186,20 +186,38 @@ class TestUnknown:
         assert hint in error.hint
 
     @pytest.mark.parametrize(
-        "words",
+        ("words", "hint"),
         [
-            "FATAL:  Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen",
-            "FATAL:  authentification par mot de passe échouée pour l'utilisateur « app »",
-            'FATAL:  用户 "app" Password 认证失败',
-            "FATAL:  something that PostgreSQL 25 will say",
-            "",
+            ("FATAL:  Passwort-Authentifizierung für Benutzer »app« fehlgeschlagen", "lc_messages"),
+            ("FATAL:  authentification par mot de passe échouée pour l'utilisateur « app »", "lc_messages"),
+            ('FATAL:  用户 "app" Password 认证失败', "lc_messages"),
+            ("FATAL:  something that PostgreSQL 25 will say", "server's words"),
+            ("", "server's words"),
         ],
     )
-    def test_when_the_words_are_not_known(self, words: str) -> None:
+    def test_when_the_words_are_not_known(self, words: str, hint: str) -> None:
         error = answers.read_answer(words, LOGIN)
         assert type(error) is errors.DatabaseUnreachableError
         assert error.unknown
-        assert "lc_messages" in error.hint
+        assert hint in error.hint
+
+    @pytest.mark.parametrize(
+        ("words", "error", "hint"),
+        [
+            ('FATAL:  LDAP authentication failed for user "app"', errors.AuthenticationMethodError, "LDAP"),
+            ('FATAL:  PAM authentication failed for user "app"', errors.AuthenticationMethodError, "PAM"),
+            ("FATAL:  canceling authentication due to timeout", errors.DatabaseNotReadyError, "authentication_timeout"),
+            ("SSL error: unsupported protocol", errors.TlsError, "TLS 1.2"),
+            ("SSL error: tlsv1 alert protocol version", errors.TlsError, "TLS 1.2"),
+            ("SSL error: certificate verify failed", errors.TlsError, "`host`"),
+        ],
+    )
+    def test_gets_the_hint_that_its_words_call_for(
+        self, words: str, error: type[errors.DatabaseError], hint: str
+    ) -> None:
+        read = answers.read_answer(words, LOGIN)
+        assert type(read) is error
+        assert hint in read.hint
 
 
 class TestTls:
@@ -277,10 +295,16 @@ class TestTls:
 
     def test_that_is_asked_of_the_client(self, role: Role) -> None:
         with hba(role.server, "hostssl all all all cert"):
-            assert type(answer(role)) is errors.AuthenticationMethodError
+            assert "clientcert" in self.method(answer(role)).hint
             role.server.configure(ssl_ca_file=str(role.server.ca_file))
-            assert type(answer(role)) is errors.AuthenticationMethodError
-            role.server.configure(ssl_ca_file=None)
+            assert "clientcert" in self.method(answer(role)).hint
+        with hba(role.server, "hostssl all all all scram-sha-256 clientcert=verify-ca"):
+            assert "clientcert" in self.method(answer(role)).hint
+        role.server.configure(ssl_ca_file=None)
+
+    def method(self, error: errors.DatabaseError) -> errors.DatabaseError:
+        assert type(error) is errors.AuthenticationMethodError
+        return error
 
 
 @contextmanager
@@ -349,6 +373,11 @@ POOLERS = {
     'FATAL:  password authentication failed for user "pgbouncer"': errors.PoolerError,
     "FATAL:  This RDS proxy has no credentials for the role app. Check the credentials.": errors.PoolerError,
     "FATAL:  This RDS Proxy requires TLS connections": errors.PoolerError,
+    "FATAL:  RDS supports only IAM, MD5, or SCRAM authentication": errors.PoolerError,
+    "FATAL:  IAM authentication failed for user app": errors.PoolerError,
+    "FATAL:  The IAM authentication failed for the role app. Check the IAM token for this role.": errors.PoolerError,
+    "FATAL:  IAM is allowed only with SSL connections": errors.PoolerError,
+    "FATAL:  Timed-out waiting to acquire database connection": errors.PoolerError,
     "FATAL:  no such database: app": errors.PoolerError,
     "FATAL:  no such user: app": errors.PoolerError,
     "FATAL:  query_wait_timeout": errors.PoolerError,
