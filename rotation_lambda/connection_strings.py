@@ -1,7 +1,7 @@
 """Logins in texts, URLs or connection strings: where user and password stand, and how others are written there."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, unquote_plus
 
@@ -11,7 +11,7 @@ _URLS = [  # a password as RFC 3986 has it, and one up to the first @, as libpq 
     re.compile(_URL % password, re.IGNORECASE | re.DOTALL) for password in ("[^/?#]*", "[^@]*")
 ]
 _PARAMETER = re.compile(r"([^&=]*)=([^&]*)")
-_LINE = re.compile(r"[^\r\n]+")
+_LINE = re.compile(r"^(?!#|[ \t]*\r?$).+?(?=\r?$)", re.MULTILINE)
 _PASS_LINE = re.compile(r"(?:[^:\\]|\\.)*+:(?:\d+|\*):(?:[^:\\]|\\.)*+:(?:\*|((?:[^:\\]|\\.)*+)):(.*)")
 _KEYWORD = re.compile(r"\s*+(\w++)\s*+=\s*+('(?:[^'\\]|\\.)*+'|(?!')(?:[^\s\\]|\\.)*+)\s*+", re.ASCII | re.DOTALL)
 _PAIR = re.compile(
@@ -35,14 +35,8 @@ class Slot:
 class TextLogin:
     """One login in a text, whose user and password may stand there more than once, or not at all."""
 
-    users: list[Slot] = field(default_factory=list)
-    passwords: list[Slot] = field(default_factory=list)
-
-    def add(self, name: str, slot: Slot) -> None:
-        """Take a slot in, if by its name it is the user's or the password's."""
-        name = re.sub(r"[\s_]", "", name.lower())
-        if slot.start < slot.end and name in _USERS | _PASSWORDS:
-            (self.users if name in _USERS else self.passwords).append(slot)
+    users: list[Slot]
+    passwords: list[Slot]
 
     def with_password(self, password: str) -> list[Slot]:
         """Return where the password is this one."""
@@ -58,53 +52,49 @@ def logins_in(text: str, password: str) -> list[TextLogin]:
     return next(filter(None, likely + forms), [])
 
 
+def _login(named: Iterable[tuple[str, Slot]]) -> TextLogin:
+    """Return the login that is in slots of these names."""
+    plain = [(re.sub(r"[\s_]", "", name.lower()), slot) for name, slot in named if slot.start < slot.end]
+    return TextLogin(*([slot for name, slot in plain if name in names] for names in (_USERS, _PASSWORDS)))
+
+
 def _url(pattern: re.Pattern[str], text: str) -> list[TextLogin]:
     """Read a URL of any scheme, JDBC's included: its login stands before the host, or among the parameters."""
-    login = TextLogin()
+    if not (found := pattern.fullmatch(text)):
+        return []
 
-    def add(name: str, start: int, end: int) -> None:
+    def slot(start: int, end: int) -> Slot:
         raw = text[start:end]
-        login.add(name, Slot(start, end, (raw, unquote(raw), unquote_plus(raw)), lambda new: quote(new, safe="")))
+        return Slot(start, end, (raw, unquote(raw), unquote_plus(raw)), lambda new: quote(new, safe=""))
 
-    if found := pattern.fullmatch(text):
-        add("user", *found.span(1))
-        add("password", *found.span(2))
-        for one in _PARAMETER.finditer(text, *found.span(3)) if found[3] else ():
-            add(one[1], *one.span(2))
-    return [login]
+    parameters = ((one[1], slot(*one.span(2))) for one in _PARAMETER.finditer(text, *found.span(3)))
+    return [_login([("user", slot(*found.span(1))), ("password", slot(*found.span(2))), *parameters])]
 
 
 def _pass_lines(text: str) -> list[TextLogin]:
     """Read lines of .pgpass (PostgreSQL 32.16, The Password File)."""
-    logins = []
-    for line in _LINE.finditer(text):
-        if line[0].strip() and not line[0].startswith("#"):
-            if not (found := _PASS_LINE.fullmatch(text, *line.span())):
-                return []
-            logins.append(TextLogin())
-            for name, group in (("user", 1), ("password", 2)):
-                reading = _ESCAPED.sub(r"\1", found[group] or "")
-                slot = Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:])", r"\\\1", new))
-                logins[-1].add(name, slot)
-    return logins
+
+    def slot(found: re.Match[str], group: int) -> Slot:
+        reading = _ESCAPED.sub(r"\1", found[group] or "")
+        return Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:])", r"\\\1", new))
+
+    lines = [_PASS_LINE.fullmatch(text, *line.span()) for line in _LINE.finditer(text)]
+    logins = [_login([("user", slot(found, 1)), ("password", slot(found, 2))]) for found in lines if found]
+    return logins if all(lines) else []
 
 
 def _keywords(text: str) -> list[TextLogin]:
     """Read libpq's keyword=value (PostgreSQL 32.1.1, Connection Strings)."""
-    login = TextLogin()
-    for found in _whole(_KEYWORD, text):
-        login.add(found[1], _slot(found[2], found.start(2), "'", "\\"))
+    login = _login((one[1], _slot(one[2], one.start(2), "'", "\\")) for one in _whole(_KEYWORD, text))
     alien = any(text[: slot.end].endswith(",") for slot in login.users)  # user=app, password=…: not libpq's
     return [] if alien else [login]
 
 
 def _semicolons(text: str) -> list[TextLogin]:
     """Read Key=Value; as ADO.NET has it (DbConnectionStringBuilder), and ODBC, which quotes by braces."""
-    login, pairs = TextLogin(), _whole(_PAIR, text)
-    odbc = any(found[1].strip().lower() in {"driver", "dsn"} for found in pairs)
-    for found in pairs:
-        login.add(found[1], _slot(found[2].rstrip(), found.start(2), "{" if odbc else "\"'"))
-    return [login]
+    pairs = _whole(_PAIR, text)
+    marks = "{" if any(one[1].strip().lower() in {"driver", "dsn"} for one in pairs) else "\"'"
+    return [_login((one[1], _slot(one[2].rstrip(), one.start(2), marks)) for one in pairs)]
 
 
 def _slot(raw: str, start: int, marks: str, escape: str = "") -> Slot:
@@ -127,9 +117,7 @@ def _slot(raw: str, start: int, marks: str, escape: str = "") -> Slot:
 def _whole(pattern: re.Pattern[str], text: str) -> list[re.Match[str]]:
     """Return the matches that follow one another through the text; none where anything else is in between."""
     found, end = list[re.Match[str]](), 0
-    while end < len(text):
-        if not (match := pattern.match(text, end)):
-            return []
+    while end < len(text) and (match := pattern.match(text, end)):
         found.append(match)
         end = match.end()
-    return found
+    return found if end == len(text) else []

@@ -10,7 +10,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Any, Self
 
-from rotation_lambda.copies import Copies, Kind, Login, renew, show
+from rotation_lambda.copies import Copies, Kind, renew, show
 from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
 from rotation_lambda.secret_text import read_object
@@ -128,8 +128,8 @@ class Credential:
 
     def copies(self, old: Self | None = None) -> Copies:
         """Return the secret's text with this login in place of its own, or an `old` one, and where that stood."""
-        login = Login(old.username, old.password) if old else None
-        return renew(self.text, Login(self.username, self.password), self.stale_copies, login)
+        login = (old.username, old.password) if old else None
+        return renew(self.text, (self.username, self.password), self.stale_copies, login)
 
     def renewed(self) -> Copies:
         """Return the secret's text, with this login in place of its own, as it can be stored.
@@ -190,7 +190,7 @@ class _Keys:
             "rotation_port": lambda: self.port("rotationPort"),
             "masterarn": lambda: self.text("masterarn", default="") or None,
             "usernames": self.usernames,
-            "stale_copies": self.stale_copies,
+            "stale_copies": lambda: tuple(self.strings("allowStaleCopies")),
         }
 
     def text(self, key: str, *, default: str | None = None) -> str:
@@ -215,30 +215,24 @@ class _Keys:
 
     def usernames(self) -> tuple[str, str] | None:
         """Read the names of two alternating users, one of which has to be the `username`."""
-        names = self.array("usernames")
-        if names is None:
+        if "usernames" not in self.document:
             return None
-        if not (isinstance(names, list) and len(names) == 2 and names[0] != names[1]):  # noqa: PLR2004
+        names = self.strings("usernames")
+        if len(names) != 2 or names[0] == names[1]:  # noqa: PLR2004
             raise InvalidSecretError("`usernames` is not a list of two different users.")
         first, second = (_Keys({"usernames": name}).name("usernames") for name in names)
         if self.document.get("username") not in names:
             raise InvalidSecretError("`username` is neither of the two in `usernames`.")
         return first, second
 
-    def stale_copies(self) -> tuple[str, ...]:
-        """Read the paths of what holds the password and is to be left as it is."""
-        paths = self.array("allowStaleCopies")
-        if not (paths is None or (isinstance(paths, list) and all(isinstance(path, str) for path in paths))):
-            raise InvalidSecretError("`allowStaleCopies` is not a list of paths.")
-        return tuple(paths or ())
-
-    def array(self, key: str) -> object:
-        """Return what should be an array, or the text of one: the console of Secrets Manager stores strings alone."""
-        value = self.document.get(key)
-        if isinstance(value, str):
-            with suppress(ValueError, RecursionError):
-                return json.loads(value)
-        return value
+    def strings(self, key: str) -> list[str]:
+        """Read a list of strings, or the text of one: the console of Secrets Manager stores nothing but strings."""
+        value = self.document.get(key, [])
+        with suppress(ValueError, RecursionError):
+            value = json.loads(value) if isinstance(value, str) else value
+        if isinstance(value, list) and all(isinstance(one, str) for one in value):
+            return value
+        raise InvalidSecretError(f"`{key}` is not a list of strings.")
 
     def host(self, key: str, *, default: str | None = None) -> str:
         """One host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
@@ -251,8 +245,8 @@ class _Keys:
         )
 
     def port(self, key: str) -> int | None:
-        value = self.document.get(key, "")
-        if value == "":
+        value = self.document.get(key)
+        if value is None:
             return None
         if isinstance(value, str) and _PORT.fullmatch(value):
             value = int(value)

@@ -40,21 +40,17 @@ def strings(text: str) -> Iterator[String]:
     """Yield each string of what has been found to be JSON."""
     path: list[str | int] = []
     for found in _TOKEN.finditer(text):
-        token = found[0].removesuffix(found[1] or "")
-        match token[0]:
-            case "{":
-                path.append("")
-            case "[":
-                path.append(0)
-            case "}" | "]":
-                path.pop()
-            case ",":
-                path[-1:] = [part + 1 if isinstance(part, int) else part for part in path[-1:]]
-            case _:
-                value = json.loads(token)
-                if found[1]:
-                    path[-1] = value
-                yield String(tuple(path), value, found.start(), token, is_key=found[1] is not None)
+        raw = found[0].removesuffix(found[1] or "")
+        if raw in "{[":
+            path.append("" if raw == "{" else 0)
+        elif raw in "}]":
+            path.pop()
+        elif raw != ",":
+            value = json.loads(raw)
+            path[-1:] = [value] if found[1] else path[-1:]
+            yield String(tuple(path), value, found.start(), raw, is_key=found[1] is not None)
+        elif isinstance(path[-1], int):
+            path[-1] += 1
 
 
 def splice(text: str, edits: Iterable[Edit]) -> str:

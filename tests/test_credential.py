@@ -704,7 +704,7 @@ def test_takes_a_list_of_paths_that_may_go_stale(value: object) -> None:
 
 @pytest.mark.parametrize("value", [True, 1, "a", {"a": 1}, [1], ["a", None], '{"a": 1}', '["a"', "[1]"], ids=json.dumps)
 def test_refuses_what_is_no_list_of_paths(value: object) -> None:
-    assert refusal_of(secret(allowStaleCopies=value)).what == "`allowStaleCopies` is not a list of paths."
+    assert refusal_of(secret(allowStaleCopies=value)).what == "`allowStaleCopies` is not a list of strings."
 
 
 def test_refuses_to_write_a_secret_with_a_copy_that_would_go_stale() -> None:

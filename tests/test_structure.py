@@ -280,7 +280,19 @@ def test_a_value_does_not_change(module: str) -> None:
 
 @pytest.mark.parametrize("module", PURE)
 def test_a_value_hides_what_may_be_secret(module: str) -> None:
-    secret = {"password", "document", "rotation_token", "environment", "text", "value", "token", "readings", "edits"}
+    secret = {
+        "password",
+        "document",
+        "rotation_token",
+        "environment",
+        "text",
+        "value",
+        "token",
+        "readings",
+        "edits",
+        "new_password",
+        "own_password",
+    }
     shown = {
         f"{kind.__name__}.{field.name}"
         for kind in dataclasses_of(module)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 
 REACH_TIMEOUT_S = 3.0
 ENOUGH_BITS = 80
+_NEW = "new"  # stands for a password that is not made yet
 _WARN_SKEW_S, _MOST_SKEW_S = 60, 300  # AWS refuses a signature that is older than five minutes
 
 CHECKS = (
@@ -289,7 +290,7 @@ def _fields(credential: Credential, strategy: Strategy, user: str) -> Finding:
 
 def _copies(current: Credential, previous: Credential | None, user: str) -> Finding:
     """Tell where else in the secret the password stands: what is renewed, what is left alone, what stops a rotation."""
-    pending = current.with_password(current.password, user)
+    pending = current.with_password(_NEW, user)
     try:
         copies = pending.renewed()
     except InvalidSecretError as error:
@@ -297,15 +298,11 @@ def _copies(current: Credential, previous: Credential | None, user: str) -> Find
     told = copies.notes(Kind.RENEWED, Kind.OLD_USER, Kind.ALLOWED)
     doubts = copies.notes(Kind.OTHER_USER, Kind.WORD)
     if previous and previous.password != current.password:
-        stale = pending.copies(previous)
-        for kind in Kind.RENEWED, Kind.UNKNOWN:
-            if kind in stale.found:
-                doubts.append(f"{stale.paths(kind)}: holds AWSPREVIOUS's password, and is not renewed.")
+        stale = pending.copies(previous).paths(Kind.RENEWED, Kind.UNKNOWN)
+        doubts += [f"{stale}: holds AWSPREVIOUS's password, and is not renewed."] if stale else []
     seen = " ".join(told + doubts) or "No other key holds the password."
-    if doubts:
-        action = "Compare these keys with `username` and `password`: applications that read them may be locked out."
-        return Finding("copies", Status.WARNING, seen, action)
-    return Finding("copies", Status.OK, seen)
+    action = "Compare these keys with `username` and `password`: applications that read them may be locked out."
+    return Finding("copies", Status.WARNING if doubts else Status.OK, seen, action if doubts else "")
 
 
 def _policy(current: Credential, policy: PasswordPolicy) -> Finding:

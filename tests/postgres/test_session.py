@@ -62,11 +62,16 @@ def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgre
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A database, fake or real, the credential that opens it, and whether somebody waits there for a lock."""
+    """A database, fake or real, and the credential that opens it; whether somebody waits there for a lock.
+
+    An administrator can limit the user to so many sessions, and end them.
+    """
 
     database: rotation.Database
     credential: Credential
     is_waited_for: Callable[[], bool]
+    limit: Callable[[int], object]
+    end_sessions: Callable[[], None]
 
 
 @pytest.fixture(params=["fake", 16, 17, 18])
@@ -80,10 +85,29 @@ def subject(
             waits.set()
             return poll(freed, LOCK_TIMEOUT_S)
 
-        return Subject(FakeDatabase("app", "old", wait=wait), FAKE_CREDENTIAL, waits.is_set)
+        fake = FakeDatabase("app", "old", wait=wait)
+
+        def end_sessions() -> None:
+            for session in fake.sessions:
+                fake.end(session)
+
+        return Subject(
+            fake,
+            FAKE_CREDENTIAL,
+            waits.is_set,
+            lambda most: fake.limits.update({"app": most}),
+            end_sessions,
+        )
     server = postgres_of(request.param)
-    waiters = "SELECT 1 FROM pg_locks WHERE NOT granted"
-    return Subject(door(server), credential(make_role(server)), lambda: bool(server.query(waiters)))
+    role = make_role(server)
+    limit = sql.SQL("ALTER ROLE {} CONNECTION LIMIT {}")
+    return Subject(
+        door(server),
+        credential(role),
+        lambda: bool(server.query("SELECT 1 FROM pg_locks WHERE NOT granted")),
+        lambda most: server.query(limit.format(sql.Identifier(role.name), sql.Literal(most))),
+        lambda: end_sessions_of(role),
+    )
 
 
 def poll(what: Callable[[], bool], seconds: float) -> bool:
@@ -123,6 +147,26 @@ class TestContract:
             ):
                 other.change_password("the other's")
         subject.database.log_in(subject.credential).close()
+        with subject.database.log_in(subject.credential) as session:
+            session.change_password("new")
+
+    def test_lets_a_user_in_as_often_as_it_may_be(self, subject: Subject) -> None:
+        """After that the password still tells a refusal from a shut door."""
+        subject.limit(1)
+        with subject.database.log_in(subject.credential):
+            with pytest.raises(errors.LoginNotAllowedError):
+                subject.database.log_in(subject.credential)
+            with pytest.raises(errors.LoginRefusedError):
+                subject.database.log_in(subject.credential.with_password("wrong"))
+
+    def test_changes_nothing_once_its_session_has_ended(self, subject: Subject) -> None:
+        with subject.database.log_in(subject.credential) as session:
+            with pytest.raises(errors.PasswordChangeError) as caught:
+                session.change_password("new", subject.end_sessions)
+            assert caught.value.in_doubt
+            with pytest.raises(errors.PasswordChangeError) as caught:
+                session.change_password("new")
+            assert not caught.value.in_doubt
         with subject.database.log_in(subject.credential) as session:
             session.change_password("new")
 

@@ -12,6 +12,7 @@ from rotation_lambda.errors import (
     AccessDeniedError,
     DatabaseError,
     DatabaseReadOnlyError,
+    LoginNotAllowedError,
     LoginRefusedError,
     MissingVersionError,
     PasswordChangeError,
@@ -165,9 +166,9 @@ class FakeDatabase:
     change. `at_login` has what is called at the login of that number, so that others can act in between; `effect` is
     called by name before each login, statement and COMMIT.
 
-    `rows` are the rows of pg_authid, by role, that a transaction has altered: all others wait for its end, in every
-    database, as long as `wait` does for what it is given; in one thread nobody would end it. How often a row was
-    `written` tells a waiter that it waited for another version of it. `advisory` locks are by database and role.
+    There are `limits`, by user, to the open `sessions`. `rows` are the rows of pg_authid, by role, that a transaction
+    has altered: all others wait for its end, in every database, as long as `wait` does for what it is given; in one
+    thread nobody would end it. How often a row was `written` tells a waiter that it waited for another version of it.
     """
 
     role: str
@@ -183,7 +184,8 @@ class FakeDatabase:
     notes: list[str] = field(default_factory=list)
     identities: dict[str, Identity] = field(default_factory=dict)
     lags: dict[str, int] = field(default_factory=dict)
-    open_sessions: int = 0
+    sessions: list[FakeSession] = field(default_factory=list)
+    limits: dict[str, int] = field(default_factory=dict)
     locked: int = 0
     locks: list[str] = field(default_factory=list)
     in_recovery: bool = False
@@ -192,7 +194,10 @@ class FakeDatabase:
     wait: Callable[[Callable[[], bool]], bool] = lambda freed: freed()
     rows: dict[str, FakeSession] = field(default_factory=dict)
     written: dict[str, int] = field(default_factory=dict)
-    advisory: dict[tuple[str, str], FakeSession] = field(default_factory=dict)
+
+    @property
+    def open_sessions(self) -> int:
+        return len(self.sessions)
 
     @property
     def passwords(self) -> dict[str, str]:
@@ -216,8 +221,11 @@ class FakeDatabase:
             raise LoginRefusedError(f"Role {credential.username}: refused on a replica that lags.")
         if self.passwords.get(credential.username) != credential.password:
             raise LoginRefusedError(f"Role {credential.username}: refused.")
-        self.open_sessions += 1
-        return FakeSession(self, credential)
+        users = [session.credential.username for session in self.sessions]
+        if users.count(credential.username) >= self.limits.get(credential.username, 100):
+            raise LoginNotAllowedError(f"Role {credential.username}: too many connections.")
+        self.sessions.append(FakeSession(self, credential))
+        return self.sessions[-1]
 
     def alter(self, session: FakeSession, role: str) -> None:
         """Take the role's row for the session's transaction, once that of another is over."""
@@ -233,9 +241,16 @@ class FakeDatabase:
                 raise PasswordChangeError("tuple concurrently updated", sqlstate="XX000")
         self.rows[role] = session
 
+    def end(self, session: FakeSession) -> None:
+        """End a session: what it has not committed is rolled back, and the rows that it altered are free."""
+        self.sessions = [one for one in self.sessions if one is not session]
+        self.rows = {role: holder for role, holder in self.rows.items() if holder is not session}
+
     def commit(self, session: FakeSession, role: str, password: str) -> None:
         """Have the role's new password seen by all others, and the row free."""
-        assert self.rows.pop(role) is session
+        if session not in self.sessions:
+            raise PasswordChangeError("COMMIT: the session broke", sqlstate=None, in_doubt=True)
+        del self.rows[role]
         self.written[role] = self.written.get(role, 0) + 1
         self.changes.append(password)
         if role == self.role:
@@ -259,19 +274,8 @@ class FakeSession:
 
     def close(self) -> None:
         """Log out: what was not committed is rolled back, and locks are released."""
-        database = self.database
-        database.effect("log out")
-        database.open_sessions -= 1
-        database.rows = {role: session for role, session in database.rows.items() if session is not self}
-        database.advisory = {key: session for key, session in database.advisory.items() if session is not self}
-
-    def try_lock(self, role: str) -> bool:
-        """Take an advisory lock, which counts in one database only."""
-        self.database.effect("try lock")
-        return self.database.advisory.setdefault((self.credential.dbname, role), self) is self
-
-    def lock_holder(self, role: str) -> str:
-        return "process 4711"
+        self.database.effect("log out")
+        self.database.end(self)
 
     def check_identity(self) -> list[str]:
         """Find the session as it should be, where nothing else is said of its user."""
@@ -307,6 +311,8 @@ class FakeSession:
         self.database.effect("ALTER ROLE")
         if self.database.change_trouble:
             raise self.database.change_trouble.pop(0)
+        if self not in self.database.sessions:
+            raise PasswordChangeError("the session broke", sqlstate=None)
         self.database.alter(self, role)
 
 
