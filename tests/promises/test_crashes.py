@@ -25,7 +25,8 @@ from local.servers.secrets_manager import run_secrets_manager
 from local.servers.worker import KILLED, Worker, run_worker
 from rotation_lambda import errors
 from rotation_lambda.credential import SslMode
-from rotation_lambda.postgres import Postgres
+from rotation_lambda.postgres import Postgres, login
+from rotation_lambda.postgres.session import OPTIONS
 from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
 from tests.worlds.clocks import Clock
 from tests.worlds.crashes import FASTEST, MODE, NO_ACTS, Act, Acts, KilledError, Snapshot, World, kill, world_of
@@ -47,11 +48,13 @@ GOODBYE = b"X\0\0\0\4"
 
 @pytest.fixture(scope="module", autouse=True)
 def quick() -> Iterator[None]:
-    """Let the emulator's threads and the test take turns at once, not after 5 milliseconds; and log nothing."""
+    """Let threads and test take turns at once, let a lock be waited for for a moment only, and log nothing."""
     usual = sys.getswitchinterval()
     sys.setswitchinterval(0.0001)
     logging.disable(logging.CRITICAL)
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=20ms"))
+        yield
     logging.disable(logging.NOTSET)
     sys.setswitchinterval(usual)
 
