@@ -166,7 +166,7 @@ class Credential:
         different = [_KEYS.get(name, name) for name in names if getattr(self, name) != getattr(current, name)]
         if different:
             raise CredentialMismatchError(
-                f"AWSPENDING (version {version}) is for another login than AWSCURRENT: {', '.join(different)} differ."
+                f"AWSPENDING (version {version}) is for another login than AWSCURRENT: other {', '.join(different)}."
             )
 
 

@@ -462,7 +462,7 @@ class TestChoice:
     @pytest.mark.parametrize("strategy", list(Strategy))
     def test_takes_a_third_user_for_another_login(self, strategy: Strategy) -> None:
         world = with_superuser(created(), strategy, "somebody")
-        with pytest.raises(errors.CredentialMismatchError, match="another login than AWSCURRENT: username differ"):
+        with pytest.raises(errors.CredentialMismatchError, match="another login than AWSCURRENT: other username"):
             world.take(Step.SET_SECRET)
         assert not world.database.logins
 
@@ -471,7 +471,7 @@ class TestChoice:
         alternates = strategy in {Strategy.AUTO, Strategy.ALTERNATING_USERS}
         world = with_superuser(created(), strategy, "app_clone" if alternates else "app")
         world.secrets.values[CURRENT] = document("current", masterarn=f"{ARN}2")
-        with pytest.raises(errors.CredentialMismatchError, match="masterarn differ"):
+        with pytest.raises(errors.CredentialMismatchError, match="other masterarn"):
             world.take(Step.SET_SECRET)
         assert not world.superusers.asked
 

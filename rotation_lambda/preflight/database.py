@@ -106,8 +106,8 @@ def _roots(database: Postgres, current: Credential) -> Iterator[Finding]:
     )
     if region := tls.missing_region(database.sslrootcert, name):
         seen, action = f"{seen}; none is of the Region {region}", tls.ADD_ROOTS
-    elif days <= _BUNDLE_SOON_DAYS:
-        action = "Get a newer bundle: deploy a newer version, or renew PGSSLROOTCERT's file."
+    elif days <= _BUNDLE_SOON_DAYS and database.sslrootcert != PLATFORM_ROOTS:
+        action = "Run `make bundle ARGS=--update` and deploy, or replace the file of PGSSLROOTCERT."
     # The platform's roots are many and of all ages: those that expire are renewed with the platform.
     measured = {} if database.sslrootcert == PLATFORM_ROOTS else {"DaysUntilExpiry": float(days)}
     yield Finding("trusted roots", Status.WARNING if action else Status.OK, seen, action, measured=measured)

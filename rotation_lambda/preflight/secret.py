@@ -140,7 +140,7 @@ def _permissions(secrets: SecretsManager, settings: Settings) -> Generator[Findi
     except RotationError as error:
         yield Finding.failure("ListSecretVersionIds", error)
     else:
-        yield Finding("ListSecretVersionIds", Status.OK, f"allowed; Secrets Manager keeps {number} versions")
+        yield Finding("ListSecretVersionIds", Status.OK, f"allowed; versions kept: {number}")
     try:
         secrets.get_random_password(settings.password_policy)
     except RotationError as error:
@@ -152,7 +152,8 @@ def _permissions(secrets: SecretsManager, settings: Settings) -> Generator[Findi
             action,
             Status.NOT_REACHED,
             "cannot be tried without changing something; template.yaml grants it",
-            f"«aws iam simulate-principal-policy --action-names secretsmanager:{action}» asks IAM for the role.",
+            f"Ask IAM: `aws iam simulate-principal-policy --policy-source-arn ROLE_ARN --action-names "
+            f"secretsmanager:{action} --resource-arns SECRET_ARN`.",
         )
 
 
@@ -166,9 +167,10 @@ def _rotation(description: Description, function_arn: str | None) -> Finding:
     if versions.rotation_enabled is None:
         return Finding(
             "rotation",
-            Status.OK,
-            "not configured yet",
-            "Once nothing fails here: «aws secretsmanager rotate-secret --rotation-lambda-arn ARN …» switches it on.",
+            Status.NOT_REACHED,
+            "not configured for this secret",
+            "Once nothing fails here, configure it: `aws secretsmanager rotate-secret --secret-id ID "
+            "--rotation-lambda-arn ARN --rotation-rules AutomaticallyAfterDays=30`.",
         )
     last = description.last_rotated
     seen = f"on, {description.schedule or 'without a schedule'}; last {f'{last:%Y-%m-%d %H:%M}' if last else 'never'}"
@@ -265,7 +267,7 @@ def _labels(found: Versions) -> Finding:
         "labels",
         Status.WARNING,
         f"AWSCURRENT is on version {current}, AWSPENDING on {pending}, {holds}: a rotation is at work, or got stuck",
-        "If none is at work: «aws secretsmanager rotate-secret» goes on from there. Do not take AWSPENDING away.",
+        "If none is at work, correct what other findings name; then `aws secretsmanager rotate-secret` continues it.",
     )
 
 

@@ -128,7 +128,7 @@ def _encryption(session: Session, survey: Survey) -> Finding:
     if setting == "scram-sha-256":
         return Finding("password encryption", Status.OK, setting)
     made = "a rotation makes a SCRAM verifier all the same" if session.authentication != "md5" else "so does a rotation"
-    action = "Set password_encryption to scram-sha-256 (PostgreSQL 20.5)."
+    action = "Set `password_encryption` to `scram-sha-256` on the server."
     return Finding("password encryption", Status.WARNING, f"the server's is {setting}; {made}", action)
 
 

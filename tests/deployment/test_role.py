@@ -288,7 +288,7 @@ class TestEnoughForAPreflight:
     """UNTRIED are the actions that change something: a preflight tells how to ask IAM for them."""
 
     UNTRIED = frozenset({"PutSecretValue", "UpdateSecretVersionStage"})
-    NOT_DUE = frozenset({"login AWSPENDING", "login AWSPREVIOUS", "superuser secret", "superuser login"})
+    NOT_DUE = frozenset({"login AWSPENDING", "login AWSPREVIOUS", "superuser secret", "superuser login", "rotation"})
 
     def test_which_finds_nothing_denied(self, look: Callable[..., Look]) -> None:
         seen = look()
@@ -343,7 +343,7 @@ class TestEnoughForAPreflight:
         seen = look(f"secretsmanager:{action}")
         assert seen.checks("failed") == set()
         assert seen.findings[action]["status"] == "not reached"
-        assert f"simulate-principal-policy --action-names secretsmanager:{action}" in seen.findings[action]["action"]
+        assert f"--policy-source-arn ROLE_ARN --action-names secretsmanager:{action}" in seen.findings[action]["action"]
 
 
 class TestNoMore:

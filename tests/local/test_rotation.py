@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
@@ -10,19 +9,15 @@ from uuid import uuid4
 
 import pytest
 from botocore.exceptions import ClientError
-from moto.awslambda.utils import get_backend
 
 from local.servers import rotation, rotator, secrets_manager
-from local.servers.secrets_manager import REGION
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
-    from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
-    from tests.conftest import Role, Secret
 
 
 @pytest.fixture(scope="module")
@@ -288,35 +283,3 @@ class Told:
             heard.append(what)
             self.errors += [error] if error else []
         return heard
-
-
-def test_motos_own_rotate_secret_rotates_through_the_function(
-    postgres: PostgresServer,
-    make_role: Callable[..., Role],
-    make_secret: Callable[[object], Secret],
-    invoke: Callable[[object], object],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """As in every emulator that is built on moto: it sends the secret's name, and goes through all four steps."""
-    role = make_role(postgres)
-    secret = make_secret(role.document)
-    backend = get_backend(secret.arn.split(":")[4], REGION)
-    sent: list[dict[str, str]] = []
-
-    def run(*_: object, body: str, **__: object) -> bytes:
-        sent.append(json.loads(body))
-        invoke(sent[-1])
-        return b"null"
-
-    monkeypatch.setattr(backend, "invoke", run)
-    client = secret.server.client()
-    version = client.rotate_secret(
-        SecretId=secret.arn,
-        RotationLambdaARN=secret.server.function_arn,
-        RotationRules={"AutomaticallyAfterDays": 30},  # without any, moto says that rotation is off
-    )["VersionId"]
-    assert [event["Step"] for event in sent] == [*rotation.STEPS]
-    assert {event["SecretId"] for event in sent} == {client.describe_secret(SecretId=secret.arn)["Name"]}
-    assert secret.labels["AWSCURRENT"] == version
-    assert role.lets_in(secret.document()["password"])
-    assert not role.lets_in(role.password)

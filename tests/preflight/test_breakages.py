@@ -181,6 +181,7 @@ def test_a_healthy_stack_has_neither_warnings_nor_failures(
     assert {finding["check"] for finding in report["findings"] if finding["status"] == "not reached"} == {
         "PutSecretValue",
         "UpdateSecretVersionStage",
+        "rotation",
         "login AWSPENDING",
         "login AWSPREVIOUS",
         "superuser secret",

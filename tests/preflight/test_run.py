@@ -719,10 +719,13 @@ class TestDatabase(Looking):
             findings, _ = self.look(port, {"current": Inside()}, sslrootcert=str(tmp_path / file))
             assert findings["trusted roots"].code == "invalid-configuration"
 
-    def test_tells_in_time_that_a_root_expires(self, port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    @pytest.mark.parametrize(("file", "status"), [(SHIPPED_BUNDLE, "warning"), ("system", "ok")])
+    def test_tells_in_time_that_a_root_expires_which_the_platform_does_not_renew(
+        self, file: str, status: str, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         monkeypatch.setattr(tls, "read_roots", lambda _: Roots(3, NOW + timedelta(99), NOW))
-        findings, _ = self.look(port, {"current": Inside()})
-        assert findings["trusted roots"].status == "warning"
+        findings, _ = self.look(port, {"current": Inside()}, sslrootcert=file)
+        assert findings["trusted roots"].status == status
 
     def test_says_which_addresses_do_not_answer(self, port: int) -> None:
         findings, _ = self.look(port, {"current": Inside()}, look_up=lambda _: ["127.0.0.1", "127.0.0.2"])
