@@ -11,6 +11,7 @@ import botocore.session
 import pytest
 from botocore import xform_name
 
+from rotation_lambda import metrics
 from tests import ROOT
 from tests.deployment.cloudformation import as_written, deploy
 from tests.deployment.test_template import run
@@ -60,7 +61,7 @@ def test_names_no_parameter_that_there_is_not() -> None:
     known = (
         TEMPLATE["Parameters"].keys()
         | TEMPLATE["Outputs"].keys()
-        | {"HostedRotationLambda", "SecretId", "SecretRotation"}
+        | {"HostedRotationLambda", "SecretId", "SecretRotation", *metrics.UNITS}
     )
     assert {name for name in named if name.startswith(("Secret", "Superuser", "Kms", "Exclude", "Rotat"))} <= known
 
@@ -83,8 +84,10 @@ def test_sam_knows_every_command_and_option() -> None:
 
 
 CUSTOM = {
+    ("cloudformation", "deploy"): {"--template-file", "--stack-name", "--capabilities", "--parameter-overrides"},
     ("ec2", "authorize-security-group-ingress"): {"--group-id", "--protocol", "--port", "--source-group"},
     ("logs", "tail"): {"--since", "--format", "--follow"},
+    ("s3", "cp"): set[str](),
     ("sso", "login"): set[str](),
 }
 """What the AWS CLI adds to the API's operations."""
