@@ -15,7 +15,7 @@
     ├── InvalidSecretError                a version's value is not credentials
     │   └── MissingVersionError           … or has no value
     ├── CredentialMismatchError           AWSPENDING is for another login than AWSCURRENT
-    ├── SuperuserMismatchError            the secret of `masterarn` is for another database
+    ├── SuperuserMismatchError            the secret of `masterarn` is for another database, or not to be named
     ├── RdsError                          a call to RDS failed
     ├── DatabaseError
     │   ├── DatabaseUnreachableError      no answer to the question "is this the password?"
@@ -31,7 +31,7 @@
     │   ├── PoolerError                   a pooler answered
     │   ├── DatabaseReadOnlyError
     │   ├── RoleLockedError               another transaction holds the user's row
-    │   ├── RoleNotPreparedError          a user lacks what the strategy needs: the statements to run
+    │   ├── RoleNotPreparedError          a user is not shown to be the secret's own, or lacks something
     │   ├── PasswordChangeError           ALTER ROLE failed
     │   ├── VerificationFailedError       … succeeded, the new password did not log in: restored
     │   └── UnprovenPasswordError         … and neither password is verified
@@ -191,7 +191,7 @@ class CredentialMismatchError(RotationError):
 
 
 class SuperuserMismatchError(RotationError):
-    """The superuser secret is not for the secret's own database. Nothing was sent, and nothing was changed."""
+    """The superuser secret is for another database, or may not be named. Nothing was sent, and nothing was changed."""
 
     code = "superuser-mismatch"
     hint = (
@@ -353,7 +353,7 @@ class RoleLockedError(DatabaseError):
 
 
 class RoleNotPreparedError(DatabaseError):
-    """A user lacks a right, an attribute or a setting that the superuser could not give it. The hint has the SQL."""
+    """A user is not shown to be the secret's own, or lacks something that the superuser could not give it."""
 
     code = "role-not-prepared"
     hint = "Prepare the users as docs/alternating-users.md shows, and rotate again."

@@ -72,7 +72,7 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         versions.check(event.client_request_token, event.step)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         superusers = Superusers(
-            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
+            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings
         )
         memory = _MEMORY.setdefault(description.arn, {})
         if event.client_request_token not in memory:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
 from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S
 from rotation_lambda.errors import (
+    AuthenticationMethodError,
     CredentialMismatchError,
     DatabaseError,
     DatabaseReadOnlyError,
@@ -20,11 +21,13 @@ from rotation_lambda.errors import (
     LoginRefusedError,
     PasswordChangeError,
     RoleLockedError,
+    RotationError,
     SecretsManagerError,
     UnprovenPasswordError,
     VersionNotPendingError,
 )
 from rotation_lambda.staging import SecretVersions, StagingLabel
+from rotation_lambda.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,8 +37,15 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_ORPHANS = 5
+"""How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
+
 CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
 _TWIN = {CHANGED_MEANWHILE, "XX000", "40P01"}  # … tuple concurrently updated, deadlock
+
+
+Way = tuple[str, Credential | None]
+"""What a version is called, and the credential it holds; None where that cannot be read."""
 
 
 class Secrets(Protocol):
@@ -54,6 +64,8 @@ class Session(Protocol):
 
     @property
     def credential(self) -> Credential: ...
+    @property
+    def runs_as(self) -> str: ...
     def __enter__(self) -> Self: ...
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
@@ -61,7 +73,7 @@ class Session(Protocol):
     def hold_role(self, password: str) -> None: ...
     def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
     def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
     ) -> list[str]: ...
 
 
@@ -75,6 +87,8 @@ class Database(Protocol):
 class Superusers(Protocol):
     """Finds the credential of the superuser that a secret names, once it is shown to be of the same database."""
 
+    @property
+    def pinned(self) -> bool: ...
     def of(self, current: Credential) -> Credential: ...
 
 
@@ -254,6 +268,88 @@ class Rotation:
                 raise
             return session
 
+    def _log_in(self, way: str, credential: Credential) -> Session:
+        """Log in; the password of a version without a label is never offered by md5."""
+        ask = partial(
+            self.database.log_in, credential, scram_only=way not in set(StagingLabel), reserve=BEFORE_CHANGE_S
+        )
+        return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
+
+    def _find_way(self, login: Credential, *known: Way) -> tuple[str, Credential, Session | LoginNotAllowedError]:
+        """Return whose password the database accepts, and a session, or why its door stays shut.
+
+        Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
+        """
+        refused, skipped = [], 0
+        for way, credential in self._ways_in(login, *known):
+            if credential is None:
+                skipped += 1
+                continue
+            orphan = way not in set(StagingLabel)
+            door: Session | LoginNotAllowedError
+            try:
+                door = self._log_in(way, credential)
+            except LoginRefusedError:
+                refused.append(way)
+                continue
+            except LoginNotAllowedError as error:
+                door = error
+            except AuthenticationMethodError:
+                if not orphan:
+                    raise
+                skipped += 1
+                continue
+            if orphan:
+                logger.warning("%s, which has no staging label, had the password that is in force.", way)
+                self.measure("Recovered", 1)
+            return way, credential, door
+        unread = f" {skipped} retained versions could not be tried." if skipped else ""
+        raise LoginRefusedError(
+            f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
+            hint=f"{LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
+        )
+
+    def _ways_in(self, login: Credential, *known: Way) -> Iterator[Way]:
+        """Yield what may let the login's user in, after what is `known` the likeliest first.
+
+        A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
+        Manager keeps those for a while. Of another version only the password is borrowed, and only of the same user's:
+        where to connect, and as whom, is AWSCURRENT's to say.
+        """
+        yield from known
+        passwords = {credential.password for _, credential in known if credential}
+        tried = 0
+        for version, way in self._other_versions({label for label, _ in known}):
+            try:
+                other = read_credential(self.secrets, version, way)
+            except RotationError as error:
+                logger.warning("%s is passed over: %s", way, error.what)
+                yield way, None
+                continue
+            if other.username == login.username and other.password not in passwords:
+                passwords.add(other.password)
+                yield way, login.with_password(other.password)
+                tried += way not in set(StagingLabel)
+                if tried == MOST_ORPHANS:
+                    return
+
+    def _other_versions(self, known: set[str]) -> Iterator[tuple[str, str]]:
+        """Yield versions by id, and what they are called: AWSPREVIOUS, AWSPENDING, those that have lost their label."""
+        labelled = {self.versions.with_label(label): label for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING)}
+        yield from ((version, label) for version, label in labelled.items() if version and label not in known)
+        try:
+            retained = self.secrets.list_secret_version_ids()
+        except RotationError as error:
+            logger.warning("Versions without a label are passed over: %s", error)
+            return
+        others = [version for version in retained if version not in {self.versions.current, *labelled}]
+        yield from ((version, f"Version {version}") for version in others)
+
+    def _trust(self, is_accepted: Callable[[str], bool], session: Session | None = None) -> Trust:
+        """Return what speaks for the secret beside its value; a password is tried only where the tag does not do."""
+        runs_as = session.runs_as if session else None
+        return Trust(lambda user: user in self.versions.users or is_accepted(user), runs_as, self.superusers.pinned)
+
     def _check_in_force(self, credential: Credential, reserve: float, *, scram_only: bool = False) -> None:
         """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
         ask = partial(self.database.log_in, credential, scram_only=scram_only, reserve=reserve)
@@ -311,7 +407,7 @@ class Rotation:
 
     @contextmanager
     def _changed_by(
-        self, superuser: Credential, current: Credential, pending: Credential, *, proved: bool
+        self, superuser: Credential, current: Credential, pending: Credential, trust: Trust
     ) -> Iterator[Session]:
         """Have the superuser change the password of AWSPENDING's user; the session outlives the verdict.
 
@@ -322,7 +418,7 @@ class Rotation:
             with self._log_in_superuser(superuser) as session:
                 self._check_time()
                 try:
-                    notes = session.change_password_of(current, pending, self._check_labels, proved=proved)
+                    notes = session.change_password_of(current, pending, self._check_labels, trust)
                 except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
                     if self._came_true(error, self._places(pending, superuser)[0]):
                         notes = []
@@ -376,6 +472,17 @@ class Rotation:
             if session is not None:
                 session.close()
             return None
+
+
+def shows(database: Database, credential: Credential, door: Session | DatabaseError | None) -> bool:
+    """Tell whether what a login led to shows that the password is the user's; a session is closed.
+
+    A refusal after authentication, or None for one, does so only where the server has proved who it is.
+    """
+    if door is None or isinstance(door, DatabaseError):
+        return isinstance(door, LoginNotAllowedError | None) and database.verifies(credential)
+    door.close()
+    return True
 
 
 def is_anothers(error: DatabaseError) -> bool:

@@ -19,6 +19,7 @@ from rotation_lambda.errors import (
     SecretsManagerError,
 )
 from rotation_lambda.staging import SecretVersions, StagingLabel
+from rotation_lambda.trust import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -76,6 +77,7 @@ class SecretsManager:
         """Return all that is known of the secret but its values (AWS: DescribeSecret)."""
         answer = self._ask("DescribeSecret", None, lambda: self.client.describe_secret(SecretId=self.secret_id))
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
+        tags = {tag["Key"]: tag["Value"] for tag in answer.get("Tags", [])}
         return Description(
             arn=answer["ARN"],
             versions=SecretVersions(
@@ -84,13 +86,14 @@ class SecretsManager:
                 deleted="DeletedDate" in answer,
                 managed=":secret:rds!" in answer["ARN"],
                 replicas={one["Region"]: one["Status"] for one in answer.get("ReplicationStatus", [])},
+                users=frozenset(tags.get(TAG, "").split()),
             ),
             function_arn=answer.get("RotationLambdaARN"),
             schedule=_schedule(answer.get("RotationRules", {})),
             last_rotated=answer.get("LastRotatedDate"),
             next_rotation=answer.get("NextRotationDate"),
             kms_key=answer.get("KmsKeyId"),
-            tags={tag["Key"].lower(): tag["Value"] for tag in answer.get("Tags", [])},
+            tags={key.lower(): value for key, value in tags.items()},
             clock=parsedate_to_datetime(date) if date else None,
         )
 

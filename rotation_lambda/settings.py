@@ -1,5 +1,6 @@
 """The function's environment, read once an invocation: the password policy, the strategy, the defaults for TLS."""
 
+import re
 import string
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ PLATFORM_ROOTS = "system"  # libpq's word for the certificates of the platform (
 
 _SAFE_PUNCTUATION = "-._~"  # RFC 3986, section 2.3: unreserved in a URL, and plain in a DSN and in a shell
 _UNSAFE_PUNCTUATION = "".join(sorted(set(string.punctuation) - set(_SAFE_PUNCTUATION)))
+_SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}")
 _Choice = TypeVar("_Choice", bound=StrEnum)
 _TRUE, _FALSE = ("true", "1", "yes", "y"), ("false", "0", "no", "n")
 
@@ -83,6 +85,7 @@ class Settings:
     strategy: Strategy
     sslmode: SslMode
     sslrootcert: str
+    superuser_secret_arns: frozenset[str] | None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -104,6 +107,7 @@ class Settings:
             strategy=read.choice("ROTATION_STRATEGY", Strategy, default=Strategy.AUTO),
             sslmode=read.choice("PGSSLMODE", SslMode, default=SslMode.VERIFY_FULL),
             sslrootcert=read.certificates("PGSSLROOTCERT", default=SHIPPED_BUNDLE),
+            superuser_secret_arns=read.secret_arns("SUPERUSER_SECRET_ARNS"),
         )
 
 
@@ -130,6 +134,13 @@ class _Variables:
         if value not in set(choices):
             raise ConfigurationError(f"{name} is {value[:40]!a}, not one of {', '.join(choices)}.")
         return choices(value)
+
+    def secret_arns(self, name: str) -> frozenset[str] | None:
+        """Read ARNs separated by spaces or commas, of which the word `none` is none; None where there is nothing."""
+        arns = set(self.environment.get(name, "").replace(",", " ").split())
+        if bad := sorted(arn for arn in arns - {"none"} if not _SECRET_ARN.fullmatch(arn)):
+            raise ConfigurationError(f"{name} has {bad[0][:200]!a}, which is not the complete ARN of a secret.")
+        return frozenset(arns - {"none"}) if arns else None
 
     def certificates(self, name: str, *, default: str) -> str:
         value = self.environment.get(name) or default

@@ -29,7 +29,8 @@ class SecretVersions:
 
     `rotation_enabled` is None where rotation was never configured: a first rotation looks so. `managed` is true for the
     secret of a superuser that RDS created, and rotates itself (AWS: «Password management with Amazon RDS»).
-    `replicas` has the state of each Region that the secret is replicated to: InSync, InProgress or Failed.
+    `replicas` has the state of each Region that the secret is replicated to: InSync, InProgress or Failed. `users` are
+    those that the secret's tag names (trust.TAG).
     """
 
     labels: Mapping[str, frozenset[str]]
@@ -37,6 +38,7 @@ class SecretVersions:
     deleted: bool = False
     managed: bool = False
     replicas: Mapping[str, str] = field(default_factory=dict)
+    users: frozenset[str] = frozenset()
 
     def with_label(self, label: StagingLabel) -> str | None:
         """Return the id of the version that has the label, or None."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
 from rotation_lambda.errors import (
-    AuthenticationMethodError,
     DatabaseError,
     DatabaseReadOnlyError,
     InvalidSecretError,
@@ -23,20 +22,17 @@ from rotation_lambda.errors import (
     VerificationFailedError,
     VersionNotPendingError,
 )
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, read_credential
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from rotation_lambda.credential import Credential
     from rotation_lambda.rotation import Session
 
 logger = logging.getLogger(__name__)
-
-MOST_ORPHANS = 5
-"""How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
 
 class SingleUser(Rotation):
@@ -51,7 +47,8 @@ class SingleUser(Rotation):
         does who meets a standby: after a failover the same name leads to the new primary before long.
         """
         while True:
-            way, credential, door = self._find_way(current, pending)
+            known = (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending)
+            way, credential, door = self._find_way(current, *known)
             if isinstance(door, LoginNotAllowedError):
                 if way != StagingLabel.PENDING:
                     raise door
@@ -77,13 +74,6 @@ class SingleUser(Rotation):
                 logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
                 return
 
-    def _log_in(self, way: str, credential: Credential) -> Session:
-        """Log in; the password of a version without a label is never offered by md5."""
-        ask = partial(
-            self.database.log_in, credential, scram_only=way not in set(StagingLabel), reserve=BEFORE_CHANGE_S
-        )
-        return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
-
     def _check_unchanged(self, way: str, credential: Credential) -> None:
         """Return while labels and password are what let us in, in the moment before the change is committed.
 
@@ -98,80 +88,6 @@ class SingleUser(Rotation):
             self._check_labels()
             return
         raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE)
-
-    def _find_way(
-        self, current: Credential, pending: Credential
-    ) -> tuple[str, Credential, Session | LoginNotAllowedError]:
-        """Return whose password the database accepts, and a session, or why its door stays shut.
-
-        Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
-        """
-        refused, skipped = [], 0
-        for way, credential in self._ways_in(current, pending):
-            if credential is None:
-                skipped += 1
-                continue
-            orphan = way not in set(StagingLabel)
-            door: Session | LoginNotAllowedError
-            try:
-                door = self._log_in(way, credential)
-            except LoginRefusedError:
-                refused.append(way)
-                continue
-            except LoginNotAllowedError as error:
-                door = error
-            except AuthenticationMethodError:
-                if not orphan:
-                    raise
-                skipped += 1
-                continue
-            if orphan:
-                logger.warning("%s, which has no staging label, had the password that is in force.", way)
-                self.measure("Recovered", 1)
-            return way, credential, door
-        unread = f" {skipped} retained versions could not be tried." if skipped else ""
-        raise LoginRefusedError(
-            f"Role {current.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-            hint=f"{LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
-        )
-
-    def _ways_in(self, current: Credential, pending: Credential) -> Iterator[tuple[str, Credential | None]]:
-        """Yield what may let us in, likeliest first; None for a version that cannot be read.
-
-        A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
-        Manager keeps those for a while. Of an older version only the password is borrowed, and only of the same user's:
-        where to connect, and as whom, is AWSCURRENT's to say.
-        """
-        yield StagingLabel.CURRENT, current
-        yield StagingLabel.PENDING, pending
-        known = {current.password, pending.password}
-        previous = self.versions.with_label(StagingLabel.PREVIOUS)
-        tried = 0
-        for version in self._older_versions(previous):
-            way = StagingLabel.PREVIOUS if version == previous else f"Version {version}"
-            try:
-                older = read_credential(self.secrets, version, way)
-            except RotationError as error:
-                logger.warning("%s is passed over: %s", way, error.what)
-                yield way, None
-                continue
-            if older.username == current.username and older.password not in known:
-                known.add(older.password)
-                yield way, current.with_password(older.password)
-                tried += version != previous
-                if tried == MOST_ORPHANS:
-                    return
-
-    def _older_versions(self, previous: str | None) -> Iterator[str]:
-        if previous is not None:
-            yield previous
-        try:
-            retained = self.secrets.list_secret_version_ids()
-        except RotationError as error:
-            logger.warning("Versions without a label are passed over: %s", error)
-            return
-        labelled = {self.versions.current, self.token, previous}
-        yield from (version for version in retained if version not in labelled)
 
     def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
@@ -219,28 +135,25 @@ class BySuperuser(SingleUser):
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force, if that was.
 
-        A refusal after authentication shows that the password is the role's only where the server has proved who it is.
+        One of the secret's passwords, or its tag, shows that it is for this user.
         """
         try:
-            way, _, door = self._find_way(current, pending)
+            way, _, door = self._find_way(current, (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending))
         except LoginRefusedError as error:
-            logger.warning(
-                "That the secret is for role %a there is by `masterarn` alone. %s", current.username, error.what
-            )
+            logger.warning("%s Only the secret's tag can show that it is for this user.", error.what)
             way, proved = "", False
         else:
-            proved = not isinstance(door, LoginNotAllowedError) or self.database.verifies(current)
-            if not isinstance(door, LoginNotAllowedError):
-                door.close()
+            proved = shows(self.database, current, door)
         if way == StagingLabel.PENDING:
             self._remember(None)
             logger.info("The database accepts AWSPENDING already; nothing to do.")
             return
+        trust = self._trust(lambda _: proved)
         superuser = self.superusers.of(current)
         on_writer, *elsewhere = self._places(pending, superuser)
-        with self._changed_by(superuser, current, pending, proved=proved) as session:
+        with self._changed_by(superuser, current, pending, trust) as session:
             changed = self.deadline.clock()
-            back = partial(session.change_password_of, current, current, self._check_labels, proved=True)
+            back = partial(session.change_password_of, current, current, self._check_labels, trust)
             known = way == StagingLabel.CURRENT
             self._verify(current.at(superuser) if elsewhere else current, on_writer, back if known else None)
             for place in elsewhere:
@@ -269,16 +182,16 @@ class AlternatingUsers(Rotation):
         """Bring the database to accept AWSPENDING, whose user a superuser prepares, and prove it.
 
         AWSCURRENT proves first that the secret is of this database (AWS: «Lambda rotation functions», set_secret). Its
-        user is left alone, so nothing is ever put back.
+        user is left alone, so nothing is ever put back. Where the database does not show that the other user is this
+        secret's, as a rule AWSPREVIOUS does by a login.
         """
         label, version = StagingLabel.CURRENT, self.versions.current
         log_in = super()._prove_once  # whoever the session runs as: what it is to be, its superuser sees to
         session = self.deadline.wait_for(partial(log_in, current, label, version, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
-        proved = session is not None or self.database.verifies(current)
-        if session is not None:
-            session.close()
+        proved = shows(self.database, current, session)
+        trust = self._trust(lambda user: proved if user == current.username else self._is_accepted(pending), session)
         superuser = self.superusers.of(current)
-        with self._changed_by(superuser, current, pending, proved=proved):
+        with self._changed_by(superuser, current, pending, trust):
             on_writer, *elsewhere = self._places(pending, superuser)
             reason = self._disproof(on_writer, StagingLabel.PENDING, self.token, RESERVE_S)
             for place in elsewhere:
@@ -293,6 +206,14 @@ class AlternatingUsers(Rotation):
         logger.info(
             "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
         )
+
+    def _is_accepted(self, login: Credential) -> bool:
+        """Tell whether a password that the secret has, or had, for the login's user is in force."""
+        try:
+            _, credential, door = self._find_way(login)
+        except LoginRefusedError:
+            return False
+        return shows(self.database, credential, door)
 
     def _prove_once(self, credential: Credential, label: StagingLabel, version: str, reserve: float) -> Session:
         """Return an open session that runs as it should, with the original's rights; a shut door is an error here.

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from rotation_lambda.rds import Rds, Server
     from rotation_lambda.secrets_manager import SecretsManager
+    from rotation_lambda.settings import Settings
 
 _RDS_HOST = re.compile(r".+\.rds(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")  # in China the region comes last
 _INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"
@@ -25,12 +26,17 @@ _MOST_HOPS = 5
 class Superusers:
     """Opens superusers' secrets; RDS is asked only where a secret and its superuser's name different hosts.
 
-    `sslmode` is the function's own; none of its makes a superuser's password travel without TLS.
+    The function's own `sslmode` never makes a superuser's password travel without TLS.
     """
 
     open_secret: Callable[[str], SecretsManager]
     open_rds: Callable[[], Rds]
-    sslmode: SslMode
+    settings: Settings
+
+    @property
+    def pinned(self) -> bool:
+        """Whether more than a secret's own value says which superuser it may name."""
+        return self.settings.superuser_secret_arns is not None
 
     def of(self, current: Credential) -> Credential:
         """Return the credential of the superuser who may change passwords for this secret.
@@ -38,9 +44,14 @@ class Superusers:
         It only ever goes to the host that its own secret names, or RDS for a secret that RDS manages. Raises
         SuperuserMismatchError unless the secret's own host is the same, or by RDS's word a replica of it or another
         endpoint of the same cluster: else whoever may write a secret could have a role of that name changed elsewhere
-        (AWS: «Lambda rotation functions», the confused deputy).
+        (AWS: «Lambda rotation functions», the confused deputy). The same where SUPERUSER_SECRET_ARNS does not list it.
         """
         arn = current.masterarn or ""
+        if self.pinned and arn not in (self.settings.superuser_secret_arns or ()):
+            raise SuperuserMismatchError(
+                f"`masterarn` is {arn!a}, which SUPERUSER_SECRET_ARNS does not list.",
+                hint="Correct `masterarn`, or have SUPERUSER_SECRET_ARNS list it (template.yaml: SuperuserSecretArns).",
+            )
         superuser = self._read(arn)
         if superuser.username in {current.username, *current.pair}:
             raise SuperuserMismatchError(
@@ -64,7 +75,7 @@ class Superusers:
         except RotationError as error:
             failure = type(error)(f"The superuser's secret, {arn}: {error.what}", hint=error.hint)
         else:
-            if superuser.sslmode is None and self.sslmode is SslMode.DISABLE:
+            if superuser.sslmode is None and self.settings.sslmode is SslMode.DISABLE:
                 return replace(superuser, sslmode=SslMode.VERIFY_FULL)
             return superuser
         raise failure

@@ -153,7 +153,7 @@ def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
 def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing of this machine's AWS, PostgreSQL or Powertools settings reach a test."""
     for name in list(os.environ):
-        if name.startswith(("AWS_", "PG", "POWERTOOLS_", "ROTATION_")):
+        if name.startswith(("AWS_", "PG", "POWERTOOLS_", "ROTATION_", "SUPERUSER_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
 

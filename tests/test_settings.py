@@ -57,6 +57,7 @@ def test_an_empty_environment_gives_the_defaults() -> None:
         strategy=settings.Strategy.AUTO,
         sslmode=SslMode.VERIFY_FULL,
         sslrootcert=settings.SHIPPED_BUNDLE,
+        superuser_secret_arns=None,
     )
 
 
@@ -327,3 +328,27 @@ def test_any_environment_is_read_or_refused_by_name(environment: dict[str, str])
         read(**environment)
     except errors.ConfigurationError as error:
         assert any(name in error.what for name in environment)  # noqa: PT017
+
+
+class TestSuperuserSecretArns:
+    ONE = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/master-d4E5f6"
+    TWO = "arn:aws-us-gov:secretsmanager:us-gov-west-1:123456789012:secret:rds!cluster-8b1f-AbCdEf"
+
+    @pytest.mark.parametrize("value", ["{0},{1}", "{0} {1}", " {1} ,\n{0},", "none,{0},{1},{0}"])
+    def test_are_separated_by_spaces_or_commas(self, value: str) -> None:
+        arns = read(SUPERUSER_SECRET_ARNS=value.format(self.ONE, self.TWO)).superuser_secret_arns
+        assert arns == frozenset({self.ONE, self.TWO})
+
+    @pytest.mark.parametrize("value", ["none", "none,none", " none "])
+    def test_can_be_none(self, value: str) -> None:
+        assert read(SUPERUSER_SECRET_ARNS=value).superuser_secret_arns == frozenset()
+
+    @pytest.mark.parametrize("value", ["", " ", ","])
+    def test_are_not_laid_down_where_there_are_no_words(self, value: str) -> None:
+        assert read(SUPERUSER_SECRET_ARNS=value).superuser_secret_arns is None
+
+    @pytest.mark.parametrize(
+        "value", ["prod/master", ONE[:-7], f"{ONE};{TWO}", f"{ONE} *", ONE.replace("secretsmanager", "rds")]
+    )
+    def test_that_are_not_complete_are_refused_by_name(self, value: str) -> None:
+        assert refusal(SUPERUSER_SECRET_ARNS=value).what.startswith("SUPERUSER_SECRET_ARNS has ")

@@ -29,6 +29,7 @@ ORDER = [
     "credential",
     "settings",
     "deadline",
+    "trust",
     "rotation",
     "strategies",
     "steps",
@@ -67,6 +68,7 @@ PURE = [
     "credential",
     "settings",
     "deadline",
+    "trust",
     "postgres.roles",
 ]
 WINGS = ["postgres", "preflight"]

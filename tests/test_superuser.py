@@ -6,7 +6,7 @@ What moto's RDS can tell is asked of it as well as of the fake.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.rds import Rds, Server
 from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import Settings
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.superuser import Superusers
 from tests.test_rds import ARN as RDS_ARN
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 ARN = "arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/master-d4E5f6"
 VERSION = "5" * 32
+SETTINGS = Settings.from_environment({})
 INSTANCE_TAG, CLUSTER_TAG = "aws:rds:primaryDBInstanceArn", "aws:rds:primaryDBClusterArn"
 MANAGED: dict[str, object] = {"username": "postgres", "password": "marker"}
 
@@ -47,6 +49,7 @@ class Account:
     document: dict[str, object]
     rds: Subject = field(default_factory=FakeRds)
     sslmode: SslMode = SslMode.VERIFY_FULL
+    arns: frozenset[str] | None = None
     secret: FakeSecretsManager = field(default_factory=FakeSecretsManager)
     opened: list[str] = field(default_factory=list)
 
@@ -58,7 +61,8 @@ class Account:
             self.opened.append(arn)
             return self.secret
 
-        return Superusers(open_secret, lambda: self.rds, self.sslmode).of(credential)  # type: ignore[arg-type, return-value]
+        settings = replace(SETTINGS, sslmode=self.sslmode, superuser_secret_arns=self.arns)
+        return Superusers(open_secret, lambda: self.rds, settings).of(credential)  # type: ignore[arg-type, return-value]
 
 
 def account(host: str = "db.example", port: object = 5432, rds: Subject | None = None, **keys: object) -> Account:
@@ -468,7 +472,7 @@ class TestTls:
     def test_is_not_given_up_for_a_secret_that_rds_manages(self) -> None:
         rds = FakeRds([instance("one")])
         secret = FakeSecretsManager(tags={INSTANCE_TAG: rds.servers[0].arn})
-        one = Account(MANAGED, rds, SslMode.DISABLE, secret)
+        one = Account(MANAGED, rds, SslMode.DISABLE, secret=secret)
         assert one.superuser_of(current(f"one.c1x2y3.{DOMAIN}")).sslmode is SslMode.VERIFY_FULL
 
 
@@ -485,7 +489,7 @@ class TestOnTheEmulator:
         arn = secrets_manager.create_secret(f"rds!{name}", MANAGED)
         client.tag_resource(SecretId=arn, Tags=[{"Key": tag, "Value": server.arn}])
         superusers = Superusers(
-            partial(SecretsManager, client, deadline=FakeClock().deadline()), lambda: servers, SslMode.VERIFY_FULL
+            partial(SecretsManager, client, deadline=FakeClock().deadline()), lambda: servers, SETTINGS
         )
         secret = Credential(host_of(servers, ours), 5432, "shop", "app", "old", masterarn=arn)
         assert superusers.of(secret).address == server.endpoints[0]
@@ -496,8 +500,6 @@ class TestOnTheEmulator:
         client = secrets_manager.client()
         arn = make_secret({"host": "db.example", **MANAGED}).arn
         client.delete_secret(SecretId=arn)
-        superusers = Superusers(
-            partial(SecretsManager, client, deadline=FakeClock().deadline()), pytest.fail, SslMode.VERIFY_FULL
-        )
+        superusers = Superusers(partial(SecretsManager, client, deadline=FakeClock().deadline()), pytest.fail, SETTINGS)
         with pytest.raises(errors.SecretDeletedError, match=f"The superuser's secret, {arn}: .*deletion"):
             superusers.of(Credential("db.example", 5432, "shop", "app", "old", masterarn=arn))

@@ -7,11 +7,13 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rotation_lambda.errors import RoleNotPreparedError
+from rotation_lambda.trust import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from rotation_lambda.credential import Credential
+    from rotation_lambda.trust import Trust
 
 # Lists of names are stored with quotes: one literal would become one name (PostgreSQL's GUC_LIST_QUOTE, to which no
 # extension can add; pg_dump has the same list).
@@ -20,48 +22,71 @@ _NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
 _PER_MEMBERSHIP = 160000
 """From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it."""
 
-# Two roles at most: the one that AWSCURRENT logs in as, and the one whose password changes. Every role may read these
-# catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). A clone's rights are weighed against those of AWSCURRENT's user.
+# Who may change a role's password, or come by its rights, without us: by attribute, ADMIN OPTION or SET ROLE.
+_MAY = """({0}.rolsuper OR {0}.rolcreaterole AND NOT {1}.rolsuper AND %(version)s < 160000
+    OR pg_has_role({0}.oid, {1}.oid, 'MEMBER WITH ADMIN OPTION') OR pg_has_role({0}.oid, {1}.oid, %(set)s))"""
+
+# Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
+# read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are weighed against those of `mine`:
+# what it may ever come by, through ADMIN OPTION as well, against what `mine` has. A predefined role is a right like an
+# attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives nothing.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
-QUERY = """
-SELECT it.rolname::text,
-    ARRAY_REMOVE(ARRAY[CASE WHEN it.rolsuper THEN 'SUPERUSER' END, CASE WHEN it.rolcreaterole THEN 'CREATEROLE' END,
-        CASE WHEN it.rolreplication THEN 'REPLICATION' END, CASE WHEN it.rolbypassrls THEN 'BYPASSRLS' END], NULL),
-    it.rolcanlogin, it.rolinherit, it.rolconnlimit, coalesce(it.rolvaliduntil, 'infinity')::text,
-    ARRAY(SELECT ARRAY[coalesce(datname::text, ''), split_part(entry, '=', 1), substr(entry, strpos(entry, '=') + 1)]
-        FROM pg_db_role_setting LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS entry
+QUERY = f"""
+WITH RECURSIVE edge AS (
+    SELECT member, roleid, grantor, admin_option, coalesce((to_jsonb(one) ->> 'set_option')::bool, true) AS sets,
+        coalesce((to_jsonb(one) ->> 'inherit_option')::bool, true) AS inherits FROM pg_auth_members AS one
+), reach AS (
+    SELECT oid AS start, oid AS role FROM pg_roles WHERE rolname IN (%(current)s, %(other)s)
+    UNION SELECT start, roleid FROM reach JOIN edge ON member = role WHERE admin_option OR inherits OR sets
+), power AS (
+    SELECT oid, name FROM pg_roles, LATERAL (VALUES ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole),
+        ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls), (rolname::text, NOT rolsuper AND oid < 16384
+        OR rolname IN ('rds_superuser', 'rds_replication', 'rds_password'))) AS one (name, has) WHERE has
+), used AS (SELECT * FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass)
+SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.rolcanlogin, it.rolinherit,
+    it.rolconnlimit, coalesce(it.rolvaliduntil, 'infinity')::text,
+    ARRAY(SELECT ARRAY[coalesce(datname::text, ''), name, CASE WHEN name <> 'role' OR EXISTS (SELECT FROM pg_roles
+            WHERE rolname = value AND pg_has_role(it.oid, pg_roles.oid, %(set)s)) THEN value ELSE it.rolname END]
+        FROM pg_db_role_setting LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS entry,
+            split_part(entry, '=', 1) AS name, substr(entry, strpos(entry, '=') + 1) AS value
         WHERE setrole = it.oid),
-    ARRAY(SELECT ARRAY[granted.rolname::text,
-            (bool_or(coalesce((to_jsonb(pg_auth_members) ->> 'inherit_option')::bool, true))
-                AND bool_or(coalesce((to_jsonb(pg_auth_members) ->> 'set_option')::bool, true)))::text]
-        FROM pg_auth_members JOIN pg_roles AS granted ON granted.oid = roleid
-        WHERE member = it.oid GROUP BY granted.rolname),
-    ARRAY(SELECT granted.rolname::text FROM pg_auth_members JOIN pg_roles AS granted ON granted.oid = roleid
-        WHERE member = it.oid AND NOT pg_has_role(mine.oid, roleid, 'MEMBER')),
-    pg_has_role(mine.oid, it.oid, 'MEMBER'),
-    asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (current_setting('server_version_num')::int < 160000
+    ARRAY(SELECT ARRAY[rolname::text, (bool_or(inherits) AND bool_or(sets))::text]
+        FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
+    ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
+        EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s) ORDER BY 1),
+    ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
+        WHERE start = it.oid AND role <> start AND NOT pg_has_role(mine.oid, role, %(sound)s) ORDER BY 1),
+    pg_has_role(mine.oid, it.oid, %(set)s),
+    EXISTS (SELECT FROM edge LEFT JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
+        AND (inherits OR sets) AND (one.oid IS NULL OR {_MAY.format("one", "it")})),
+    ARRAY(SELECT one.rolname::text FROM edge JOIN pg_roles AS one ON one.oid = member
+        WHERE roleid = it.oid AND member <> asking.oid AND NOT {_MAY.format("one", "mine")} ORDER BY 1),
+    asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
-        FROM pg_shdepend LEFT JOIN pg_database ON pg_database.oid = dbid
-        WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid AND deptype = 'o'
-            AND classid <> 'pg_default_acl'::regclass
-        GROUP BY datname ORDER BY datname),
-    EXISTS (SELECT FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass AND refobjid = it.oid
-        AND deptype = 'a' AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
-    (SELECT count(*) FROM pg_stat_activity WHERE usesysid = it.oid),
-    asking.rolsuper OR asking.rolcreaterole
+        FROM used LEFT JOIN pg_database ON pg_database.oid = dbid WHERE refobjid = it.oid AND deptype = 'o'
+            AND classid <> 'pg_default_acl'::regclass GROUP BY datname ORDER BY datname),
+    EXISTS (SELECT FROM used WHERE refobjid = it.oid AND deptype = 'a'
+        AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
+    EXISTS (SELECT FROM used WHERE refobjid = it.oid), (SELECT count(*) FROM pg_stat_activity WHERE usesysid = it.oid),
+    asking.rolsuper OR asking.rolcreaterole,
+    coalesce((SELECT rolname::text FROM (SELECT substr(entry, 6) AS value
+            FROM pg_db_role_setting, unnest(setconfig) AS entry WHERE entry LIKE 'role=%%' AND setrole IN (0, it.oid)
+                AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = %(dbname)s))
+            ORDER BY setrole = 0, setdatabase = 0 LIMIT 1) AS first
+        JOIN pg_roles ON rolname = value AND pg_has_role(it.oid, oid, %(set)s)), it.rolname)
 FROM pg_roles AS it, pg_roles AS mine, pg_roles AS asking
 WHERE it.rolname IN (%(current)s, %(other)s) AND mine.rolname = %(current)s AND asking.rolname = session_user
 """
 
-# What a session of either user shows of itself, in the secret's own database. A session whose right to its `role`
-# setting was revoked is let in with a warning, and runs as the user who logged in.
+# What a clone's session shows of itself. Where its right to the `role` that is set for it was revoked, it is let in
+# with a warning, and runs as the user who logged in.
 IDENTITY_QUERY = """
 SELECT current_user::text,
-    coalesce((SELECT nullif(substr(entry, 6), 'none') FROM pg_db_role_setting, unnest(setconfig) AS entry
+    (SELECT substr(entry, 6) FROM pg_db_role_setting, unnest(setconfig) AS entry
         WHERE setrole = self.oid AND entry LIKE 'role=%%'
             AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
-        ORDER BY setdatabase DESC LIMIT 1), session_user::text),
+        ORDER BY setdatabase DESC LIMIT 1),
     coalesce((SELECT pg_has_role(self.oid, oid, 'USAGE') FROM pg_roles WHERE rolname = %(original)s), false),
     ARRAY(SELECT pg_describe_object(classid, objid, objsubid) FROM pg_shdepend
         WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o'
@@ -70,30 +95,30 @@ SELECT current_user::text,
         ORDER BY 1 LIMIT 20)
 FROM pg_roles AS self WHERE self.rolname = session_user
 """
+_ROTATE_AGAIN = "Rotate again: setSecret grants what is missing. If it is missing again, find out who revokes it."
 
 
 class Identity(NamedTuple):
     """One row of IDENTITY_QUERY."""
 
     runs_as: str
-    starts_as: str
+    starts_as: str | None
     has_rights: bool
     clone_owns: list[str]
 
     def check(self, credential: Credential) -> None:
-        """Return where the session has the original's rights, and runs as its setting says."""
+        """Return where a clone has the original's rights, and runs as its setting says; all others are right as is."""
         user, original = credential.username, credential.original
-        if self.runs_as != self.starts_as:
+        if user == original:
+            return
+        if self.runs_as != (self.starts_as or self.runs_as):
             raise RoleNotPreparedError(
-                f"Role {user!a} logs in and runs as {self.runs_as!a}, not as {self.starts_as!a} as its setting says: a "
+                f"User {user!a} logs in and runs as {self.runs_as!a}, not as {self.starts_as!a} as its setting says: a "
                 "membership was revoked.",
-                hint=f"GRANT {quote_name(self.starts_as)} TO {quote_name(user)};",
+                hint=_ROTATE_AGAIN,
             )
         if not self.has_rights:
-            raise RoleNotPreparedError(
-                f"Role {user!a} logs in without the rights of {original!a}.",
-                hint=f"GRANT {quote_name(original)} TO {quote_name(user)};",
-            )
+            raise RoleNotPreparedError(f"User {user!a} logs in without the rights of {original!a}.", hint=_ROTATE_AGAIN)
 
 
 class Change(NamedTuple):
@@ -108,12 +133,15 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Role:
-    """One row of QUERY; the defaults are those of CREATE ROLE.
+    """One row of QUERY; the defaults are those of CREATE ROLE. `mine` is AWSCURRENT's user, whose own row it can be.
 
-    `settings` are those of ALTER ROLE … SET, by database ("" for all) and name. `memberships` tells of each role that
-    was granted to this one whether INHERIT and SET came with it; `beyond` are those which AWSCURRENT's user is no
-    member of, and `below` says that it is a member of this one. `owns` counts objects by database. `administered` says
-    that the superuser may alter the role, `creates` that it may alter any.
+    `settings` are those of ALTER ROLE … SET, by database ("" for all) and name; a `role` that this one may not become
+    counts as itself, as in its sessions. `memberships` tells of each role that was granted to this one whether INHERIT
+    and SET came with it. `further` are attributes and predefined roles, and `beyond` roles, that this one can come by
+    and `mine` has not; `below` says that `mine` may become it by SET ROLE. `vouched` says that it was made a member of
+    `mine` by who may alter it, and `strangers` are members of it that have no say over `mine`. `administered` says that
+    the superuser may alter the role, `creates` that it may alter any. `owns` counts objects by database; `is_used` says
+    that anything in the server refers to the role. `runs_as` is what it runs as in the secret's database.
     """
 
     name: str
@@ -124,13 +152,18 @@ class Role:
     valid_until: str = "infinity"
     settings: Mapping[tuple[str, str], str] = field(default_factory=dict)
     memberships: Mapping[str, bool] = field(default_factory=dict)
+    further: list[str] = field(default_factory=list)
     beyond: list[str] = field(default_factory=list)
     below: bool = False
+    vouched: bool = False
+    strangers: list[str] = field(default_factory=list)
     administered: bool = True
     owns: list[str] = field(default_factory=list)
     is_grantee: bool = False
+    is_used: bool = False
     sessions: int = 0
     creates: bool = True
+    runs_as: str = ""
 
     @property
     def keeps_to_itself(self) -> bool:
@@ -145,6 +178,13 @@ class Roles:
     found: Mapping[str, Role]
     superuser: str
     version: int
+
+
+def parameters(current: Credential, pending: Credential, version: int) -> dict[str, object]:
+    """Return QUERY's parameters. Before PostgreSQL 16 every member may become the role that it is a member of."""
+    sets, sound = ("SET", "USAGE, SET") if version >= _PER_MEMBERSHIP else ("MEMBER", "MEMBER")
+    users = {"current": current.username, "other": pending.username}
+    return {**users, "dbname": current.dbname, "set": sets, "sound": sound, "version": version}
 
 
 def read_roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:
@@ -165,12 +205,13 @@ class Plan:
     notes: list[str]
 
 
-def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved: bool) -> Plan:
+def make_plan(roles: Roles, current: Credential, pending: Credential, trust: Trust) -> Plan:
     """Return what brings AWSPENDING's user to what its strategy needs: a clone into step, all others not at all.
 
-    The user in use is never touched, nor an original. `proved` says that AWSCURRENT has logged in. Raises
-    RoleNotPreparedError, with the statements to run, where a role is missing, where the superuser may not do it, and
-    where it must not: who may write the secret shall not come by the password of a role with further rights.
+    The user in use is never touched, nor an original. Raises RoleNotPreparedError where a role is missing, where
+    nothing but the secret's value says that it is the secret's own, and where the superuser may not do what is needed;
+    the hint has the statements to run only where they give nothing to, and take nothing from, a role that nobody but
+    the secret or the role itself has named.
     """
     mine, other = roles.found.get(current.username), roles.found.get(pending.username)
     is_clone = not current.usernames and pending.username not in {current.username, current.original}
@@ -180,14 +221,54 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, *, proved:
             f"Role {missing!a} does not exist.",
             hint="Create it again, with the grants it had; or correct `username` (or `usernames`) in the secret.",
         )
-    changes = list(_bring_into_step(mine, other or Role(pending.username), roles.version)) if is_clone else []
+    superuser = quote_name(roles.superuser) if trust.pinned else "SUPERUSER"
+    new = other or Role(pending.username)
+    changes = [*_bring_into_step(mine, new, current.dbname, trust.runs_as, roles.version)] if is_clone else []
     if is_clone and not other:
-        changes.insert(0, _create(quote_name(pending.username), quote_name(roles.superuser), roles.version))
-    if other:
-        _check_rights(mine, other, current, proved=proved)
-    _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser)
+        changes.insert(0, _create(quote_name(pending.username), superuser, roles.version))
+    _check_ours(mine, "is not shown to accept AWSCURRENT's password", trust)
+    if other and other.name != mine.name:
+        _check_ours(other, _doubt(mine, other, current, is_clone=is_clone), trust)
+        strangers = ", ".join(map(ascii, other.strangers))
+        if strangers and any(change.statement.startswith("GRANT ") for change in changes):
+            raise RoleNotPreparedError(
+                f"User {other.name!a} would share the rights of {mine.name!a} with its own members: {strangers}.",
+                hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
+            )
+    _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser, superuser)
     clone = other if is_clone else mine if pending.username == current.original != current.username else None
-    return Plan(changes, list(_notes(mine, other, clone)))
+    return Plan(changes, list(_notes(mine, other, clone, trust.runs_as)))
+
+
+def _check_ours(role: Role, doubt: str, trust: Trust) -> None:
+    """Return where there is no doubt that the role is the secret's, or where more than the secret's value says so."""
+    if doubt and not trust.is_ours(role.name):
+        raise RoleNotPreparedError(
+            f"User {role.name!a} {doubt}. That the secret is for this user is said by its value alone.",
+            hint="If you know which users this secret is for, name them (separated by spaces): `aws secretsmanager "
+            f"tag-resource --secret-id SECRET --tags 'Key={TAG},Value=USERS'`. Otherwise correct the secret.",
+        )
+
+
+def _doubt(mine: Role, other: Role, current: Credential, *, is_clone: bool) -> str:
+    """Return what makes it doubtful that AWSPENDING's user is the secret's own; nothing where the database shows it.
+
+    A role that AWSCURRENT's user may become could have its password changed by that user as well. A clone is one by its
+    name if whoever may alter it has made it a member of its original, or if it is as good as new. One of `usernames`
+    may not have anything that the other has not.
+    """
+    if other.below or (is_clone and other.vouched and not other.further):
+        return ""
+    doubts = [
+        (other.further, f"has {', '.join(other.further)}, which {mine.name!a} has not"),
+        (not is_clone and not current.usernames, f"is not one that {mine.name!a} may become by SET ROLE"),
+        (other.beyond, f"is a member of {', '.join(map(ascii, other.beyond))}, which {mine.name!a} is not"),
+        (other.is_used, "owns something in the server, or has privileges of its own"),
+        (other.sessions, "has open sessions"),
+        (is_clone and other.can_login, f"exists, and no user who may alter it made it a member of {mine.name!a}"),
+        (not is_clone and not other.administered, "is not one that the superuser has ADMIN OPTION on"),
+    ]
+    return next((doubt for is_so, doubt in doubts if is_so), "")
 
 
 def _create(name: str, superuser: str, version: int) -> Change:
@@ -196,11 +277,10 @@ def _create(name: str, superuser: str, version: int) -> Change:
     return Change(f"CREATE ROLE {name}", first=f"CREATE ROLE {name};{grant}")
 
 
-def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Change]:
+def _bring_into_step(original: Role, clone: Role, dbname: str, runs_as: str | None, version: int) -> Iterator[Change]:
     """Yield what differs (PostgreSQL: ALTER ROLE, GRANT). SUPERUSER, REPLICATION and BYPASSRLS are never copied.
 
-    The clone runs as the original, or as the role under which that starts itself: what it creates belongs to both, and
-    CREATEDB and the like are the original's. One that has rights of its own keeps to itself until it has none.
+    Who makes a clone by hand stays a member of it (16+), so that the GRANT is the last thing to do by hand as well.
     """
     name = quote_name(clone.name)
     attributes = {
@@ -211,19 +291,34 @@ def _bring_into_step(original: Role, clone: Role, version: int) -> Iterator[Chan
     }
     if not all(attributes.values()):
         yield Change(f"ALTER ROLE {name} {' '.join(one for one, same in attributes.items() if not same)}")
-    if not clone.memberships.get(original.name):
-        how = " WITH INHERIT TRUE, SET TRUE" if version >= _PER_MEMBERSHIP else ""
-        yield Change(f"GRANT {quote_name(original.name)} TO {name}{how}")
-    wanted = {("", "role"): original.name, **original.settings}
-    wanted |= {key: original.name for key, value in wanted.items() if key[1] == "role" and value == "none"}
-    if clone.keeps_to_itself:
-        wanted = {key: value for key, value in wanted.items() if key[1] != "role"}
-        wanted |= {key: value for key, value in clone.settings.items() if key[1] == "role"}
+    wanted = _roles_of(original, clone, dbname, runs_as)
+    wanted |= {key: value for key, value in original.settings.items() if key[1] != "role"}
     for database, setting in sorted(clone.settings.keys() - wanted.keys()):
         yield Change(f"{_alter(name, database)} RESET {_quote_setting(setting)}")
     for (database, setting), value in wanted.items():
         if clone.settings.get((database, setting)) != value:
             yield _set(_alter(name, database), setting, value)
+    if not clone.memberships.get(original.name):
+        how = " WITH INHERIT TRUE, SET TRUE" if version >= _PER_MEMBERSHIP else ""
+        grant = f"GRANT {quote_name(original.name)} TO {name}{how}"
+        yield Change(grant, first=f"{grant};")
+
+
+def _roles_of(original: Role, clone: Role, dbname: str, runs_as: str | None) -> dict[tuple[str, str], str]:
+    """Return the `role` settings that a clone has, by database.
+
+    In the secret's own database the clone runs as AWSCURRENT's session does, whatever setting that is by, elsewhere as
+    the original's own settings say: what it creates belongs to both, and CREATEDB and the like are the original's. One
+    that has rights of its own keeps to itself until it has none, and nothing is changed where AWSCURRENT is not let in.
+    """
+    own = {key: value for key, value in clone.settings.items() if key[1] == "role"}
+    if clone.keeps_to_itself or (own and not runs_as):
+        return own
+    wanted = {("", "role"): original.name}
+    wanted |= {key: value for key, value in original.settings.items() if key[1] == "role"}
+    if runs_as and wanted.get((dbname, "role"), wanted["", "role"]) != runs_as:
+        wanted[dbname, "role"] = runs_as
+    return wanted
 
 
 def _alter(name: str, database: str) -> str:
@@ -242,48 +337,16 @@ def _set(alter: str, setting: str, value: str) -> Change:
     return Change(f"{alter} SET {_quote_setting(setting)} TO {', '.join(map(quote_literal, values))}")
 
 
-def _check_rights(mine: Role, other: Role, current: Credential, *, proved: bool) -> None:
-    """Return where AWSPENDING's user has no rights beyond those of AWSCURRENT's."""
-    is_own = other.name == mine.name
-    within_reach = proved if is_own else not current.usernames and mine.memberships.get(other.name, False)
-    further = [name for name in other.attributes if not within_reach and (is_own or name not in mine.attributes)]
-    if is_own and further:
-        raise RoleNotPreparedError(
-            f"Role {other.name!a} has {', '.join(further)}, and AWSCURRENT does not log in: that the role is this "
-            "secret's own is not proved.",
-            hint="Set AWSCURRENT's password by hand, as a superuser on the server («\\password»), and rotate again.",
-        )
-    if further:
-        statement = f"ALTER ROLE {quote_name(other.name)} {' '.join(f'NO{name}' for name in further)};"
-        raise RoleNotPreparedError(
-            f"Role {other.name!a} has {', '.join(further)}, which {mine.name!a} has not.", hint=f"Run: {statement}"
-        )
-    if is_own:
-        return
-    if not current.usernames and other.name == current.original and not other.below:
-        raise RoleNotPreparedError(
-            f"Role {mine.name!a} is not a member of {other.name!a}: that they belong together is not shown.",
-            hint=f"If so: GRANT {quote_name(other.name)} TO {quote_name(mine.name)}; If not, name both in `usernames`.",
-        )
-    if other.beyond and (current.usernames or mine.name not in other.memberships):
-        grants = " ".join(f"GRANT {quote_name(name)} TO {quote_name(mine.name)};" for name in other.beyond)
-        raise RoleNotPreparedError(
-            f"Role {other.name!a} is a member of {', '.join(map(ascii, other.beyond))}, and {mine.name!a} is not.",
-            hint=f"If both are to have these rights: {grants} Otherwise revoke them.",
-        )
-
-
-def _check_may_alter(roles: list[Role], superuser: str) -> None:
+def _check_may_alter(roles: list[Role], superuser: str, quoted: str) -> None:
     """Return where the superuser may alter the roles: by CREATEROLE, and from PostgreSQL 16 on ADMIN OPTION as well."""
-    name = quote_name(superuser)
     if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
         raise RoleNotPreparedError(
             f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
             hint="PostgreSQL lets nobody else alter such a role: rotate it as single-user, without a `masterarn`.",
         )
-    missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {name} CREATEROLE;"]
+    missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {quoted} CREATEROLE;"]
     missing += [
-        f"GRANT {quote_name(role.name)} TO {name} WITH ADMIN OPTION;" for role in roles if not role.administered
+        f"GRANT {quote_name(role.name)} TO {quoted} WITH ADMIN OPTION;" for role in roles if not role.administered
     ]
     if missing:
         raise RoleNotPreparedError(
@@ -292,7 +355,7 @@ def _check_may_alter(roles: list[Role], superuser: str) -> None:
         )
 
 
-def _notes(mine: Role, other: Role | None, clone: Role | None) -> Iterator[str]:
+def _notes(mine: Role, other: Role | None, clone: Role | None, runs_as: str | None) -> Iterator[str]:
     if other and other.name != mine.name:
         if other.sessions:
             yield (
@@ -302,6 +365,12 @@ def _notes(mine: Role, other: Role | None, clone: Role | None) -> Iterator[str]:
         lacking = [name for name in mine.memberships if name not in {*other.memberships, other.name}]
         if lacking and not clone:
             yield f"Role {other.name!a} is not a member of {', '.join(map(ascii, lacking))}, as {mine.name!a} is."
+        same = other.runs_as == (other.name if runs_as == mine.name else runs_as)
+        if runs_as and not clone and not same:
+            yield (
+                f"Role {mine.name!a} runs as {runs_as!a}, and {other.name!a} as {other.runs_as!a}: set the same `role` "
+                "for both, or what one of them creates is not the other's."
+            )
     if clone and clone.owns:
         original = mine if mine is not clone else other
         yield (

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from rotation_lambda.credential import Credential
     from rotation_lambda.deadline import Deadline
+    from rotation_lambda.trust import Trust
 
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 3.0
@@ -120,6 +121,7 @@ class Session:
     authentication: str
     _deadline: Deadline = field(repr=False)
     in_recovery: bool = False
+    runs_as: str = ""
 
     @property
     def encryption(self) -> str:
@@ -148,8 +150,8 @@ class Session:
             for name, (since, value) in _SETTINGS.items()
             if info.server_version >= since
         ]
-        [(user, backend_pid, self.in_recovery, _)] = self._ask(
-            "SELECT session_user::text, pg_backend_pid(), pg_is_in_recovery(), "
+        [(user, self.runs_as, backend_pid, self.in_recovery, _)] = self._ask(
+            "SELECT session_user::text, current_user::text, pg_backend_pid(), pg_is_in_recovery(), "
             f"CASE WHEN pg_backend_pid() = %(pid)s THEN ({', '.join(ours)}) END IS NULL",
             {"pid": info.backend_pid, "end": f"{max(1, round(self._deadline.left()))}s"},
             seconds,
@@ -173,20 +175,21 @@ class Session:
         identity.check(self.credential)
         return identity.clone_owns
 
-    def plan(self, current: Credential, pending: Credential, *, proved: bool) -> roles.Plan:
+    def plan(self, current: Credential, pending: Credential, trust: Trust) -> roles.Plan:
         """Return what change_password_of() would do beside changing the password; nothing is changed."""
-        rows = self._ask(roles.QUERY, {"current": current.username, "other": pending.username})
-        found = roles.Roles(roles.read_roles(rows), self.credential.username, self._connection.info.server_version)
-        return roles.make_plan(found, current, pending, proved=proved)
+        version = self._connection.info.server_version
+        rows = self._ask(roles.QUERY, roles.parameters(current, pending, version))
+        found = roles.Roles(roles.read_roles(rows), self.credential.username, version)
+        return roles.make_plan(found, current, pending, trust)
 
-    def rehearse(self, current: Credential, pending: Credential, *, proved: bool) -> roles.Plan:
+    def rehearse(self, current: Credential, pending: Credential, trust: Trust) -> roles.Plan:
         """Do what change_password_of() does before it changes the password, roll it back, and return what that was.
 
         The errors are the same.
         """
         try:
             self._execute(_BEGIN)
-            plan = self.plan(current, pending, proved=proved)
+            plan = self.plan(current, pending, trust)
             self._carry_out(plan.changes)
             self._execute("ROLLBACK")
         except (psycopg2.Error, TimeoutError) as error:
@@ -228,7 +231,7 @@ class Session:
         return str(encrypt_password(password, self.credential.username, self._connection, algorithm))
 
     def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
     ) -> list[str]:
         """Give AWSPENDING's user its password, as a superuser, in one transaction with what roles.make_plan() says.
 
@@ -238,7 +241,7 @@ class Session:
         notes = []
 
         def prepare() -> None:
-            plan = self.plan(current, pending, proved=proved)
+            plan = self.plan(current, pending, trust)
             self._carry_out(plan.changes)
             notes.extend(plan.notes)
 

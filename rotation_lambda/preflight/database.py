@@ -29,6 +29,7 @@ from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.preflight.findings import Finding, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S
 from rotation_lambda.preflight.session import check_own_password, check_session
+from rotation_lambda.rotation import shows
 from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import KINDS
@@ -57,10 +58,11 @@ _CURRENT, _PENDING, _PREVIOUS = (f"login {label}" for label in StagingLabel)
 
 def check_database(
     database: Postgres, versions: Versions, current: Credential
-) -> Generator[Finding, None, bool | None]:
+) -> Generator[Finding, None, tuple[bool | None, bool, str | None]]:
     """Yield a finding for each of CHECKS that is reached. No session stays open, and nothing is changed.
 
-    Returns whether AWSCURRENT was accepted; None where there was no answer.
+    Returns whether AWSCURRENT was accepted, None where there was no answer; whether any label's password was shown to
+    be in force for its user; and the role that AWSCURRENT's session runs as.
 
     Where a rotation connects, and as whom, is AWSCURRENT's to say, as in a rotation; of other versions only the
     password is tried, of labelled ones only, and none more than needed: some servers lock a role out after refusals.
@@ -68,22 +70,36 @@ def check_database(
     yield from _roots(database, current)
     address = yield from _way(database, current)
     if address is None:
-        return None
+        return None, False, None
     began, spent = time.monotonic(), time.process_time()
     answer = log_in(database, current)
     milliseconds, spent = 1000 * (time.monotonic() - began), time.process_time() - spent
     yield from _tls(database, address, current, answer)
     yield from _authentication(answer)
-    session = yield from _logins(database, versions, current, answer, (milliseconds, spent))
-    if session is not None:
-        with session:
-            survey = session.survey()
-            yield from check_session(session, survey, versions.strategy)
+    door = yield from _logins(database, versions, current, answer, (milliseconds, spent))
+    if not isinstance(door, DatabaseError):
+        with door:
+            survey = door.survey()
+            yield from check_session(door, survey, versions.strategy)
             if versions.strategy is Strategy.SINGLE_USER:
                 yield check_own_password(current, survey)
-    if isinstance(answer, LoginRefusedError):
-        return False
-    return True if isinstance(answer, LoginNotAllowedError) or not isinstance(answer, DatabaseError) else None
+    shown = shows(database, current, door)
+    if not isinstance(answer, DatabaseError):
+        return True, shown, answer.runs_as
+    return {LoginNotAllowedError: True, LoginRefusedError: False}.get(type(answer)), shown, None
+
+
+def is_accepted(database: Postgres, versions: Versions, current: Credential, user: str, *, shown: bool) -> bool:
+    """Tell whether a label's password is in force for a user, which for AWSCURRENT's is `shown` already or not."""
+    if user == current.username:
+        return shown
+    for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING):
+        value = versions.credential(label)
+        if value is not None and value.username == user:
+            login = current.with_password(value.password, user)
+            if shows(database, login, log_in(database, login)):
+                return True
+    return False
 
 
 def _roots(database: Postgres, current: Credential) -> Iterator[Finding]:
@@ -229,12 +245,12 @@ def _logins(
     current: Credential,
     answer: Session | DatabaseError,
     took: tuple[float, float],
-) -> Generator[Finding, None, Session | None]:
-    """Yield the labels' findings; return a session of the first that has one."""
+) -> Generator[Finding, None, Session | DatabaseError]:
+    """Yield the labels' findings; return what the first password that is in force leads to, or AWSCURRENT's refusal."""
     if isinstance(answer, DatabaseError) and not isinstance(answer, LoginRefusedError):
         if not isinstance(answer, (TlsError, AuthenticationMethodError, NoHbaEntryError)):
             yield Finding.failure(_CURRENT, answer)
-        return None
+        return answer
     pending = yield from _pending(database, versions, current, answer)
     if not isinstance(answer, DatabaseError):
         yield _let_in(current, *took)
@@ -247,24 +263,24 @@ def _logins(
         yield Finding(_PREVIOUS, Status.NOT_REACHED, "not tried, since it is the other user's")
         if pending is not None and not isinstance(pending, DatabaseError):
             pending.close()
-        return None
+        return answer
     if pending is not None and not isinstance(pending, LoginRefusedError):
         yield _explained(answer, "AWSPENDING's password is in force: a rotation stopped before finishSecret")
         yield Finding(_PREVIOUS, Status.NOT_REACHED, "not tried, since AWSPENDING logs in")
-        return None if isinstance(pending, DatabaseError) else pending
+        return pending
     previous = yield from _previous(database, versions, current)
     if previous is None or isinstance(previous, LoginRefusedError):
         if versions.strategy is Strategy.SUPERUSER:
             yield _explained(answer, "No label has the password that is in force")
         else:
             yield Finding.failure(_CURRENT, answer)
-        return None
+        return answer
     yield _explained(
         answer,
         "AWSPREVIOUS's password is in force: the database was restored from a snapshot of before the last rotation, or "
         "somebody set it back",
     )
-    return None if isinstance(previous, DatabaseError) else previous
+    return previous
 
 
 def _explained(refusal: LoginRefusedError, reason: str) -> Finding:

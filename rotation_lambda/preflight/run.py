@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from rotation_lambda.settings import Settings, Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import KINDS
 from rotation_lambda.superuser import Superusers
+from rotation_lambda.trust import Trust
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -80,16 +82,18 @@ def _walk(
     current = versions and versions.credential(StagingLabel.CURRENT)
     if not (versions and current):
         return
-    accepted = yield from database.check_database(postgres, versions, current)
+    accepted, shown, runs_as = yield from database.check_database(postgres, versions, current)
     if versions.strategy is Strategy.SINGLE_USER:
         for check in superuser.CHECKS:
             yield Finding(check, Status.NOT_REACHED, "not asked for by the strategy single-user")
     elif accepted or (accepted is False and versions.strategy is Strategy.SUPERUSER):
         superusers = Superusers(
-            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings.sslmode
+            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings
         )
         user = KINDS[versions.strategy].next_user(current)
-        yield from superuser.check_superuser(postgres, superusers, current, user, proved=accepted)
+        is_accepted = partial(database.is_accepted, postgres, versions, current, shown=shown)
+        trust = Trust(lambda name: name in versions.users or is_accepted(name), runs_as, superusers.pinned)
+        yield from superuser.check_superuser(postgres, superusers, current, user, trust)
 
 
 def _timeout(seconds: float | None) -> Finding:

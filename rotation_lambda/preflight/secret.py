@@ -59,11 +59,15 @@ CHECKS = (
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """What the labelled versions hold, a credential or the error that stands in its place; and what rotates them."""
+    """What the labelled versions hold, a credential or the error that stands in its place; and what rotates them.
+
+    `users` are those that the secret's tag names.
+    """
 
     ids: dict[StagingLabel, str]
     values: dict[StagingLabel, Credential | RotationError]
     strategy: Strategy = Strategy.SINGLE_USER
+    users: frozenset[str] = frozenset()
 
     def credential(self, label: StagingLabel) -> Credential | None:
         """Return the label's credential, if that can be read."""
@@ -92,6 +96,14 @@ def check_secret(
     clock = description.clock.timestamp() if description.clock else None
     yield check_clock("clock", clock, "Secrets Manager's")
     yield Finding("DescribeSecret", Status.OK, "allowed")
+    is_superusers = description.arn in (settings.superuser_secret_arns or ())
+    if function_arn and is_superusers and not is_same_function(description.function_arn or "", function_arn):
+        refusal = RotationRefusedError(
+            "The secret is a superuser's, and this function does not rotate it.",
+            hint="Run the preflight with permissions of your own: `python -m rotation_lambda.preflight SECRET_ID`.",
+        )
+        yield Finding.failure("rotation", refusal)
+        return None
     secrets = replace(secrets, secret_id=description.arn)
     yield from _permissions(secrets, settings)
     yield _rotation(description, function_arn)
@@ -214,7 +226,7 @@ def _versions(
     versions = description.versions
     ids = {label: version for label in StagingLabel if (version := versions.with_label(label))}
     read = {version: _read(secrets, version) for version in dict.fromkeys(ids.values())}
-    found = Versions(ids, {label: read[version] for label, version in ids.items()})
+    found = Versions(ids, {label: read[version] for label, version in ids.items()}, users=versions.users)
     yield _labels(found)
     yield _replicas(versions.replicas)
     if StagingLabel.CURRENT not in ids:

@@ -16,17 +16,19 @@ if TYPE_CHECKING:
     from rotation_lambda.credential import Credential
     from rotation_lambda.postgres import Postgres, Session
     from rotation_lambda.superuser import Superusers
+    from rotation_lambda.trust import Trust
 
 CHECKS = ("superuser secret", "superuser login")
+_NOT_PINNED = "Set SUPERUSER_SECRET_ARNS (template.yaml does), or a writer of this secret chooses its superuser."
 
 
 def check_superuser(
-    database: Postgres, superusers: Superusers, current: Credential, user: str, *, proved: bool
+    database: Postgres, superusers: Superusers, current: Credential, user: str, trust: Trust
 ) -> Iterator[Finding]:
     """Yield a finding for each of CHECKS, and one for the change of the user's password.
 
-    `proved` says that AWSCURRENT has logged in. What a rotation would do before it changes the password is tried out
-    and rolled back, for only that tells what the superuser may.
+    What a rotation would do before it changes the password is tried out and rolled back, for only that tells what the
+    superuser may.
     """
     try:
         superuser = superusers.of(current)
@@ -35,7 +37,8 @@ def check_superuser(
         return
     (host, port), same = superuser.address, superuser.address == current.address
     seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
-    yield Finding("superuser secret", Status.OK, seen)
+    status, action = (Status.OK, "") if trust.pinned else (Status.WARNING, _NOT_PINNED)
+    yield Finding("superuser secret", status, seen, action)
     session = log_in(database, superuser, scram_only=True)
     if isinstance(session, DatabaseError):
         yield Finding.failure("superuser login", session)
@@ -46,15 +49,15 @@ def check_superuser(
             yield Finding.failure("superuser login", standby)
             return
         yield Finding("superuser login", Status.OK, f"is let in, by {session.authentication}, {session.encryption}")
-        yield _change(session, current, user, proved=proved)
+        yield _change(session, current, user, trust)
 
 
-def _change(session: Session, current: Credential, user: str, *, proved: bool) -> Finding:
+def _change(session: Session, current: Credential, user: str, trust: Trust) -> Finding:
     own = check_own_password(session.credential, session.survey())
     if own.status is not Status.OK:
         return own
     try:
-        plan = session.rehearse(current, current.with_password(current.password, user), proved=proved)
+        plan = session.rehearse(current, current.with_password(current.password, user), trust)
     except DatabaseError as error:
         return Finding.failure(own.check, error)
     seen = f"the superuser may set the password of {user!a}"

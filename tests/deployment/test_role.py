@@ -142,12 +142,12 @@ def granted(
     """Let the function run under the template's role and variables, or with one action taken away from the role."""
 
     @contextmanager
-    def grant(stack: Stack, without: str = "") -> Iterator[None]:
+    def grant(stack: Stack, without: str = "", masterarn: str = "") -> Iterator[None]:
         account = Account(secrets_manager)
         with account.credentials(stack, without) as credentials, monkeypatch.context() as patch, account.enforced():
             variables = stack.properties("RotationFunction")["Environment"]["Variables"] | credentials
             for name in variables.keys() - {"PGSSLROOTCERT"}:  # the stand-in's authority is not in the shipped bundle
-                patch.setenv(name, str(variables[name]))
+                patch.setenv(name, str(variables[name]).replace(SUPERUSER, masterarn))
             yield
 
     return grant
@@ -215,7 +215,7 @@ def rotate(
             rotation.invoke_steps(invoke, secret.arn, token, steps=["createSecret", "setSecret"])
             rotation.cancel(client, secret.arn)
         token = rotation.begin(client, secret.arn, secrets_manager.function_arn)
-        with granted(stack, without):
+        with granted(stack, without, keys.get("masterarn", "")):
             rotation.invoke_steps(invoke, secret.arn, token)
         assert secret.labels["AWSCURRENT"] == token
         document = secret.document()
@@ -238,9 +238,10 @@ def look(
 
     def run(without: str = "", stack: Stack | None = None) -> Look:
         role = make_role(postgres)
-        secret = make_secret({**role.document, **(make_superuser(role) if stack else {})})
+        keys = make_superuser(role) if stack else {}
+        secret = make_secret({**role.document, **keys})
         secret.server.calls.clear()
-        with granted(stack or deploy(), without):
+        with granted(stack or deploy(), without, keys.get("masterarn", "")):
             report = invoke({"Step": "preflight", "SecretId": secret.arn})
         findings = {finding["check"]: finding for finding in json.loads(json.dumps(report))["findings"]}
         return Look(secret.arn, findings, {f"secretsmanager:{call}" for call in secret.server.calls})

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -251,6 +252,8 @@ def test_takes_the_word_none_and_an_empty_value_for_what_is_left_out(empty: str)
     left_out = dict.fromkeys([*MAY_BE_NONE, "PreflightSchedule"], empty)
     said, unsaid = deploy({**left_out, **asked}), deploy({**asked, "PreflightSchedule": "none"})
     assert (said.resources, said.outputs) == (unsaid.resources, unsaid.outputs)
+    variables = said.properties("RotationFunction")["Environment"]["Variables"]
+    assert variables.pop("SUPERUSER_SECRET_ARNS") == "none"  # which the code reads as a word: no secret may name one
     assert not [text for text in str(said.resources).split("'") if text == "none"]
 
 
@@ -280,12 +283,14 @@ class TestEnvironment:
             node.value
             for node in ast.walk(ast.parse((ROOT / "rotation_lambda" / "settings.py").read_text()))
             if isinstance(node, ast.Constant) and re.fullmatch(r"[A-Z]+(_[A-Z]+)+|PG[A-Z]+", str(node.value))
-        } - {"EXCLUDE_"} | {"SUPERUSER_SECRET_ARNS"}
+        } - {"EXCLUDE_"}
         variables = TEMPLATE["Resources"]["RotationFunction"]["Properties"]["Environment"]["Variables"]
         assert variables.keys() - {"AWS_ENDPOINT_URL_SECRETS_MANAGER"} == read
 
     def test_has_the_defaults_of_the_code(self) -> None:
-        assert Settings.from_environment(self.variables()) == Settings.from_environment({})
+        """And one that the code cannot have: a stack without a superuser secret lets no secret name one."""
+        theirs = replace(Settings.from_environment({}), superuser_secret_arns=frozenset())
+        assert Settings.from_environment(self.variables()) == theirs
 
     def test_leaves_out_what_is_not_answered(self) -> None:
         assert not {"EXCLUDE_CHARACTERS", "AWS_ENDPOINT_URL_SECRETS_MANAGER"} & self.variables().keys()
@@ -304,7 +309,7 @@ class TestEnvironment:
             ({"PasswordLength": "40"}, "PASSWORD_LENGTH", "40"),
             ({"ExcludePunctuation": "true"}, "EXCLUDE_PUNCTUATION", "true"),
             ({"SecretsManagerEndpointUrl": "https://vpce"}, "AWS_ENDPOINT_URL_SECRETS_MANAGER", "https://vpce"),
-            ({}, "SUPERUSER_SECRET_ARNS", ""),
+            ({}, "SUPERUSER_SECRET_ARNS", "none"),
             ({"SuperuserSecretArn": SUPERUSER}, "SUPERUSER_SECRET_ARNS", SUPERUSER),
             ({"SuperuserSecretArns": f"{FURTHER},{SECRET}"}, "SUPERUSER_SECRET_ARNS", f"{FURTHER},{SECRET}"),
             (

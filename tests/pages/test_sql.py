@@ -40,7 +40,7 @@ def logged(scene: Scene, log: str) -> list[str]:
 
 
 def changing(statements: list[str]) -> list[str]:
-    return [text for text in statements if not text.lstrip().startswith("SELECT")]
+    return [text for text in statements if not text.lstrip().startswith(("SELECT", "WITH"))]
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import hypothesis
 import pytest
@@ -13,9 +13,15 @@ from hypothesis import strategies as st
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
 from rotation_lambda.postgres import roles
+from rotation_lambda.trust import Trust
 
-APP, CLONE = roles.Role("app", can_login=True), roles.Role("app_clone", can_login=True)
-IN_STEP = replace(CLONE, settings={("", "role"): "app"}, memberships={"app": True}, below=True)
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+APP = roles.Role("app", can_login=True, runs_as="app")
+CLONE = roles.Role("app_clone", can_login=True, vouched=True)
+"""Made a member of its original by who may alter it, as the superuser's own statements do."""
+IN_STEP = replace(CLONE, settings={("", "role"): "app"}, memberships={"app": True})
 GRANT = 'GRANT "app" TO "app_clone" WITH INHERIT TRUE, SET TRUE'
 AS_ORIGINAL = 'ALTER ROLE "app_clone" SET "role" TO \'app\''
 
@@ -30,12 +36,18 @@ def plan(
     current: str = "app",
     pending: str = "app_clone",
     usernames: tuple[str, ...] = (),
-    proved: bool = True,
+    ours: Collection[str] = ("app", "app_clone"),
+    runs_as: str | None = None,
+    pinned: bool = True,
     version: int = 170004,
 ) -> roles.Plan:
-    """Return what a superuser called master is to do on a server that has these roles."""
+    """Return what a superuser called master is to do on a server that has these roles.
+
+    Of AWSCURRENT's user and of those that are `ours` a password is accepted, or the secret's tag names them.
+    """
     known = roles.Roles({role.name: role for role in found}, "master", version)
-    return roles.make_plan(known, credential(current, *usernames), credential(pending, *usernames), proved=proved)
+    trust = Trust(lambda user: user in ours, runs_as, pinned)
+    return roles.make_plan(known, credential(current, *usernames), credential(pending, *usernames), trust)
 
 
 def statements(*found: roles.Role, **how: Any) -> list[str]:  # noqa: ANN401 - plan()'s own
@@ -53,8 +65,8 @@ class TestNewClone:
         assert statements(APP) == [
             'CREATE ROLE "app_clone"',
             'ALTER ROLE "app_clone" LOGIN',
-            GRANT,
             AS_ORIGINAL,
+            GRANT,
         ]
 
     def test_has_the_originals_limits_and_settings(self) -> None:
@@ -63,10 +75,10 @@ class TestNewClone:
         original = replace(APP, connection_limit=7, valid_until=until, settings=settings)
         assert statements(original)[1:] == [
             f"ALTER ROLE \"app_clone\" LOGIN CONNECTION LIMIT 7 VALID UNTIL '{until}'",
-            GRANT,
             AS_ORIGINAL,
             "ALTER ROLE \"app_clone\" SET \"search_path\" TO '$user', 'public'",
             'ALTER ROLE "app_clone" IN DATABASE "shop" SET "work_mem" TO \'64MB\'',
+            GRANT,
         ]
 
     @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
@@ -77,10 +89,10 @@ class TestNewClone:
     def test_is_quoted_whatever_its_name(self, name: str) -> None:
         original = replace(APP, name=name)
         clone = '"' + (name + "_clone").replace('"', '""') + '"'
-        made = statements(original, current=name, pending=f"{name}_clone")
+        made = statements(original, current=name, pending=f"{name}_clone", ours={name})
         assert made[:2] == [f"CREATE ROLE {clone}", f"ALTER ROLE {clone} LOGIN"]
-        assert made[2].startswith(f"GRANT {roles.quote_name(name)} TO {clone}")
-        assert made[3] == f'ALTER ROLE {clone} SET "role" TO {roles.quote_literal(name)}'
+        assert made[2] == f'ALTER ROLE {clone} SET "role" TO {roles.quote_literal(name)}'
+        assert made[3].startswith(f"GRANT {roles.quote_name(name)} TO {clone}")
 
     def test_tells_nothing(self) -> None:
         assert plan(APP).notes == []
@@ -178,34 +190,33 @@ class TestCloneOutOfStep:
     )
     def test_by_a_setting_that_the_original_has_not(self, extra: tuple[str, str], statement: str) -> None:
         clone = replace(IN_STEP, settings={("", "role"): "app", extra: "x"})
-        assert statements(APP, clone) == [statement]
-        assert [str(change) for change in plan(APP, clone).changes] == [f"{statement};"]
+        assert statements(APP, clone, runs_as="app") == [statement]
+        assert [str(change) for change in plan(APP, clone, runs_as="app").changes] == [f"{statement};"]
 
     @pytest.mark.parametrize("role", [None, "somebody"])
     def test_by_running_as_another_than_the_original(self, role: str | None) -> None:
         clone = replace(IN_STEP, settings={} if role is None else {("", "role"): role})
-        assert statements(APP, clone) == [AS_ORIGINAL]
+        assert statements(APP, clone, runs_as="app") == [AS_ORIGINAL]
 
     def test_by_not_running_as_the_role_that_the_original_starts_under(self) -> None:
         original = replace(APP, settings={("", "role"): "owner", ("shop", "role"): "shopkeeper's"})
-        assert statements(original, IN_STEP) == [
+        assert statements(original, IN_STEP, runs_as="owner") == [
             'ALTER ROLE "app_clone" SET "role" TO \'owner\'',
             'ALTER ROLE "app_clone" IN DATABASE "shop" SET "role" TO \'shopkeeper\'\'s\'',
         ]
-        assert statements(original, replace(IN_STEP, settings=original.settings)) == []
+        assert statements(original, replace(IN_STEP, settings=original.settings), runs_as="owner") == []
 
     def test_takes_away_before_it_gives(self) -> None:
         original = replace(APP, connection_limit=2, settings={("", "a"): "1"})
         clone = replace(IN_STEP, memberships={}, settings={("", "z"): "1", ("", "b"): "2"})
-        *first, last = statements(original, clone)
-        assert first == [
+        assert statements(original, clone) == [
             'ALTER ROLE "app_clone" CONNECTION LIMIT 2',
-            GRANT,
             'ALTER ROLE "app_clone" RESET "b"',
             'ALTER ROLE "app_clone" RESET "z"',
             AS_ORIGINAL,
+            'ALTER ROLE "app_clone" SET "a" TO \'1\'',
+            GRANT,
         ]
-        assert last == 'ALTER ROLE "app_clone" SET "a" TO \'1\''
 
 
 KEEPS_TO_ITSELF = pytest.mark.parametrize(
@@ -235,9 +246,9 @@ class TestCloneWithRightsOfItsOwn:
         original = replace(APP, settings={("", "role"): "owner", ("", "new"): "y"})
         assert statements(original, clone) == [
             'ALTER ROLE "app_clone" LOGIN',
-            GRANT,
             'ALTER ROLE "app_clone" RESET "old"',
             'ALTER ROLE "app_clone" SET "new" TO \'y\'',
+            GRANT,
         ]
 
     @pytest.mark.parametrize(("current", "pending"), [("app", "app_clone"), ("app_clone", "app")])
@@ -272,10 +283,10 @@ class TestRolesThatAreNotChanged:
 
     @pytest.mark.parametrize("name", ["app", "app_clone", "_clone"])
     def test_single_user(self, name: str) -> None:
-        assert statements(replace(self.OUT_OF_STEP, name=name), current=name, pending=name) == []
+        assert statements(replace(self.OUT_OF_STEP, name=name), current=name, pending=name, ours={name}) == []
 
     SETTINGS = st.dictionaries(
-        st.tuples(st.sampled_from(["", "shop"]), st.sampled_from(["role", "a", "a.b"])), st.text(max_size=3)
+        st.tuples(st.sampled_from(["", "shop", "postgres"]), st.sampled_from(["role", "a", "a.b"])), st.text(max_size=3)
     )
     ROLES = st.builds(
         roles.Role,
@@ -290,23 +301,31 @@ class TestRolesThatAreNotChanged:
         is_grantee=st.booleans(),
     )
 
-    @hypothesis.given(ROLES, ROLES, st.sampled_from([150000, 170000]))
-    def test_every_change_is_to_the_clone_alone(self, app: roles.Role, other: roles.Role, version: int) -> None:
+    @hypothesis.given(ROLES, ROLES, st.sampled_from([150000, 170000]), st.sampled_from([None, "app", "owner"]))
+    def test_every_change_is_to_the_clone_alone(
+        self, app: roles.Role, other: roles.Role, version: int, runs_as: str | None
+    ) -> None:
         for found in ([app], [app, replace(other, name="app_clone")]):
-            for statement in statements(*found, version=version):
+            for statement in statements(*found, version=version, runs_as=runs_as):
                 subject = re.search(r'(?:CREATE ROLE|ALTER ROLE|TO) ("[^"]*")', statement)
                 assert subject
                 assert subject[1] == '"app_clone"'
                 assert 'ALTER ROLE "app"' not in statement
 
-    @hypothesis.given(ROLES, ROLES)
-    def test_a_clone_that_was_brought_into_step_is_in_step(self, app: roles.Role, other: roles.Role) -> None:
+    @hypothesis.given(ROLES, ROLES, st.sampled_from([None, "app", "owner"]))
+    def test_a_clone_that_was_brought_into_step_is_in_step(
+        self, app: roles.Role, other: roles.Role, runs_as: str | None
+    ) -> None:
         """The changes, carried out by hand, leave nothing to change."""
         clone = replace(other, name="app_clone")
-        made = statements(app, clone)
+        made = statements(app, clone, runs_as=runs_as)
         keeps = {key: value for key, value in clone.settings.items() if key[1] == "role"}
         plain = {key: value for key, value in app.settings.items() if key[1] != "role"}
-        settings = {**plain, **keeps} if clone.keeps_to_itself else {("", "role"): "app", **app.settings}
+        settings = {("", "role"): "app", **app.settings}
+        if clone.keeps_to_itself or (keeps and not runs_as):
+            settings = {**plain, **keeps}
+        elif runs_as and settings.get(("postgres", "role"), settings["", "role"]) != runs_as:
+            settings["postgres", "role"] = runs_as
         changed = replace(
             clone,
             can_login=True,
@@ -316,7 +335,7 @@ class TestRolesThatAreNotChanged:
             memberships={**clone.memberships, "app": True},
             settings=settings,
         )
-        assert statements(app, changed) == []
+        assert statements(app, changed, runs_as=runs_as) == []
         assert bool(made) == (changed != clone)
 
 
@@ -341,91 +360,159 @@ class TestMissingRole:
         assert error.message.endswith("Nothing was changed.")
 
 
-class TestFurtherRights:
-    """Who may write a secret shall not come by the password of a role that can do more than the secret's own."""
+class TestDoubt:
+    """What only the secret's value says proves nothing: who may write it shall not come by another user's password."""
+
+    @pytest.mark.parametrize("pending", ["app", "app_clone"])
+    def test_of_the_user_in_use_stops_it(self, pending: str) -> None:
+        error = refusal(APP, IN_STEP, pending=pending, ours=())
+        assert error.what.startswith("User 'app' is not shown to accept AWSCURRENT's password.")
+        assert "--tags 'Key=rotation:users,Value=USERS'" in error.hint
+        assert "app" not in error.hint
+
+    TAKEN: ClassVar[dict[str, dict[str, Any]]] = {
+        "that its superuser has made a member": {"vouched": True, "memberships": {"app": True}},
+        "that has rights of its own": {"vouched": True, "is_used": True, "beyond": ["readers"], "sessions": 3},
+        "that AWSCURRENT's user may become": {"vouched": False, "below": True, "further": ["CREATEROLE"]},
+        "that is as good as new": {"vouched": False, "can_login": False},
+    }
+    LEFT: ClassVar[dict[str, tuple[dict[str, Any], str]]] = {
+        "that may log in": ({}, "exists, and no user who may alter it made it a member of 'app'"),
+        "that is a member of others": (
+            {"can_login": False, "beyond": ["readers", 'wri"ters']},
+            "is a member of 'readers', 'wri\"ters', which 'app' is not",
+        ),
+        "that owns or was granted anything": (
+            {"can_login": False, "is_used": True},
+            "owns something in the server, or has privileges of its own",
+        ),
+        "that has sessions": ({"can_login": False, "sessions": 1}, "has open sessions"),
+        "with an attribute": (
+            {"vouched": True, "further": ["BYPASSRLS", "pg_read_all_data"]},
+            "has BYPASSRLS, pg_read_all_data, which 'app' has not",
+        ),
+    }
+
+    @pytest.mark.parametrize("has", TAKEN.values(), ids=TAKEN)
+    def test_there_is_none_of_a_clone(self, has: dict[str, Any]) -> None:
+        assert plan(APP, replace(CLONE, **has), ours={"app"}).changes
+
+    @pytest.mark.parametrize(("has", "doubt"), LEFT.values(), ids=LEFT)
+    def test_there_is_of_a_clone(self, has: dict[str, Any], doubt: str) -> None:
+        clone = replace(CLONE, **{"vouched": False, **has})
+        error = refusal(APP, clone, ours={"app"})
+        assert error.what.startswith(f"User 'app_clone' {doubt}.")
+        assert "Key=rotation:users" in error.hint
+        assert "app_clone" not in error.hint
+        assert plan(APP, clone, ours={"app", "app_clone"}).changes
+
+    def test_there_is_none_of_an_original_that_the_clone_may_become(self) -> None:
+        original = replace(APP, below=True, further=["SUPERUSER"], beyond=["readers"], is_used=True, sessions=3)
+        assert statements(original, IN_STEP, current="app_clone", pending="app", ours={"app_clone"}) == []
+
+    def test_there_is_of_any_other_original(self) -> None:
+        error = refusal(APP, CLONE, current="app_clone", pending="app", ours={"app_clone"})
+        assert error.what.startswith("User 'app' is not one that 'app_clone' may become by SET ROLE.")
+        assert statements(APP, CLONE, current="app_clone", pending="app") == []
+
+    NAMED: ClassVar[dict[str, tuple[dict[str, Any], str]]] = {
+        **{name: (has, doubt) for name, (has, doubt) in LEFT.items() if name != "that may log in"},
+        "that the superuser has no say over": (
+            {"administered": False},
+            "is not one that the superuser has ADMIN OPTION on",
+        ),
+    }
+
+    @pytest.mark.parametrize(("has", "doubt"), NAMED.values(), ids=NAMED)
+    @pytest.mark.parametrize("vouched", [True, False])
+    def test_there_is_of_one_of_two_named_users(self, has: dict[str, Any], doubt: str, *, vouched: bool) -> None:
+        """Be it a member of the other one or not: that says nothing of its own rights."""
+        other = replace(CLONE, **{**has, "vouched": vouched})
+        error = refusal(APP, other, usernames=("app", "app_clone"), ours={"app"})
+        assert error.what.startswith(f"User 'app_clone' {doubt}.")
+
+    @pytest.mark.parametrize("has", [{}, {"can_login": False}, {"below": True, "is_used": True}], ids=str)
+    def test_there_is_none_of_one_of_two_named_users_with_the_same_rights(self, has: dict[str, Any]) -> None:
+        assert statements(APP, replace(CLONE, **has), usernames=("app_clone", "app"), ours={"app"}) == []
+
+    def test_is_not_looked_into_where_there_is_none(self) -> None:
+        """A password is tried only where the database does not do."""
+        asked = []
+
+        def is_ours(user: str) -> bool:
+            asked.append(user)
+            return True
+
+        known = roles.Roles({"app": APP, "app_clone": IN_STEP}, "master", 170000)
+        roles.make_plan(known, credential("app"), credential("app_clone"), Trust(is_ours))
+        assert asked == ["app"]
+
+
+class TestStrangers:
+    """Members of a clone that have no say over its original would come by the original's rights."""
+
+    @pytest.mark.parametrize("ours", [{"app"}, {"app", "app_clone"}], ids=["as good as new", "by a password"])
+    def test_stop_a_membership_from_being_granted(self, ours: set[str]) -> None:
+        clone = replace(CLONE, can_login=False, vouched=False, strangers=["mallory", "o'hara"])
+        error = refusal(APP, clone, ours=ours)
+        assert error.what.endswith("with its own members: 'mallory', \"o'hara\".")
+        assert not re.search("mallory|GRANT|REVOKE", error.hint)
+
+    def test_of_a_clone_that_is_a_member_already_are_none(self) -> None:
+        assert statements(APP, replace(IN_STEP, strangers=["mallory"])) == []
+
+
+class TestWhatItRunsAs:
+    """As AWSCURRENT's own session, in the secret's own database."""
+
+    THERE = ("postgres", "role")
+
+    @pytest.mark.parametrize("clone", [None, IN_STEP])
+    def test_is_set_where_it_does_not_follow_from_what_the_original_has(self, clone: roles.Role | None) -> None:
+        changes = statements(*filter(None, [APP, clone]), runs_as="owner's")
+        assert 'ALTER ROLE "app_clone" IN DATABASE "postgres" SET "role" TO \'owner\'\'s\'' in changes
+
+    def test_is_taken_back_where_it_follows_again(self) -> None:
+        clone = replace(IN_STEP, settings={("", "role"): "app", self.THERE: "owner"})
+        assert statements(APP, clone, runs_as="app") == ['ALTER ROLE "app_clone" IN DATABASE "postgres" RESET "role"']
+        assert statements(APP, clone, runs_as="owner") == []
+
+    def test_counts_for_more_than_the_settings_of_the_original(self) -> None:
+        original = replace(APP, settings={("", "role"): "group", self.THERE: "owner", ("shop", "role"): "shopkeeper"})
+        clone = replace(IN_STEP, settings=original.settings)
+        assert statements(original, clone, runs_as="owner") == []
+        assert statements(original, clone, runs_as="app") == [
+            'ALTER ROLE "app_clone" IN DATABASE "postgres" SET "role" TO \'app\''
+        ]
+
+    def test_stays_where_the_user_in_use_is_not_let_in(self) -> None:
+        clone = replace(IN_STEP, settings={("", "role"): "app", self.THERE: "owner"})
+        assert statements(APP, clone) == []
+        assert AS_ORIGINAL in statements(APP, CLONE)
+
+    def test_is_not_set_for_an_original(self) -> None:
+        found = replace(APP, below=True), IN_STEP
+        assert plan(*found, current="app_clone", pending="app", runs_as="owner") == roles.Plan([], [])
 
     @pytest.mark.parametrize(
-        ("current", "pending", "usernames"),
+        ("runs_as", "other", "differs"),
         [
-            ("app", "app_clone", ()),
-            ("app", "app_clone", ("app", "app_clone")),
-            ("app_clone", "app", ("app", "app_clone")),
+            ("app", "other", False),
+            ("owner", "owner", False),
+            (None, "owner", False),
+            ("app", "owner", True),
+            ("owner", "other", True),
+            ("app", "app", True),
         ],
     )
-    @pytest.mark.parametrize("proved", [True, False])
-    def test_are_refused_by_attribute(
-        self, current: str, pending: str, usernames: tuple[str, ...], *, proved: bool
+    def test_is_told_where_it_differs_between_named_users(
+        self, runs_as: str | None, other: str, *, differs: bool
     ) -> None:
-        found = {"app": replace(APP, below=True), "app_clone": replace(IN_STEP, below=True)}
-        found[pending] = replace(found[pending], attributes=["SUPERUSER", "BYPASSRLS"])
-        how = {"current": current, "pending": pending, "usernames": usernames, "proved": proved}
-        error = refusal(*found.values(), **how)
-        assert error.what == f"Role '{pending}' has SUPERUSER, BYPASSRLS, which '{current}' has not."
-        assert error.hint == f'Run: ALTER ROLE "{pending}" NOSUPERUSER NOBYPASSRLS;'
-
-    @pytest.mark.parametrize("sound", [True, False])
-    def test_of_an_original_are_within_reach_of_the_clone_that_runs_as_it(self, *, sound: bool) -> None:
-        mighty = replace(APP, attributes=["CREATEROLE", "BYPASSRLS"], below=True)
-        clone = replace(IN_STEP, memberships={"app": sound})
-        if sound:
-            assert statements(mighty, clone, current="app_clone", pending="app") == []
-        else:
-            error = refusal(mighty, clone, current="app_clone", pending="app")
-            assert error.hint == 'Run: ALTER ROLE "app" NOCREATEROLE NOBYPASSRLS;'
-
-    def test_are_refused_beyond_those_that_the_user_in_use_has_too(self) -> None:
-        both = [replace(one, attributes=["CREATEROLE"]) for one in (APP, IN_STEP)]
-        assert statements(*both) == []
-        error = refusal(both[0], replace(IN_STEP, attributes=["CREATEROLE", "REPLICATION"]))
-        assert error.hint == 'Run: ALTER ROLE "app_clone" NOREPLICATION;'
-
-    def test_of_the_user_in_use_do_not_matter(self) -> None:
-        assert statements(replace(APP, attributes=["SUPERUSER"]), IN_STEP) == []
-
-    @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
-    def test_of_a_single_user_ask_for_a_proof(self, attribute: str) -> None:
-        mighty = replace(APP, attributes=[attribute], beyond=[])
-        assert statements(mighty, pending="app", proved=True) == []
-        error = refusal(mighty, pending="app", proved=False)
-        assert error.what.startswith(f"Role 'app' has {attribute}, and AWSCURRENT does not log in")
-        assert "by hand" in error.hint
-
-    def test_of_a_single_user_without_any_need_no_proof(self) -> None:
-        assert statements(APP, pending="app", proved=False) == []
-
-    def test_are_those_of_an_original_that_the_clone_is_no_member_of(self) -> None:
-        error = refusal(replace(APP, below=False), CLONE, current="app_clone", pending="app")
-        assert error.what.startswith("Role 'app_clone' is not a member of 'app'")
-        assert 'GRANT "app" TO "app_clone";' in error.hint
-        assert "`usernames`" in error.hint
-
-    @pytest.mark.parametrize("usernames", [("app", "app_clone"), ("app_clone", "app")])
-    def test_are_not_those_of_a_named_user_that_the_other_is_no_member_of(self, usernames: tuple[str, str]) -> None:
-        assert statements(APP, CLONE, current="app_clone", pending="app", usernames=usernames) == []
-
-    @pytest.mark.parametrize(
-        ("clone", "how"),
-        [
-            (CLONE, {}),
-            (replace(CLONE, memberships={"app": True}), {"usernames": ("app", "app_clone")}),
-            (CLONE, {"usernames": ("app_clone", "app")}),
-        ],
-        ids=["a stranger called like a clone", "a named user, a member", "a named user"],
-    )
-    def test_are_refused_by_membership(self, clone: roles.Role, how: dict[str, Any]) -> None:
-        error = refusal(APP, replace(clone, beyond=["readers", 'wri"ters']), **how)
-        assert error.what == "Role 'app_clone' is a member of 'readers', 'wri\"ters', and 'app' is not."
-        assert 'GRANT "readers" TO "app"; GRANT "wri""ters" TO "app"; Otherwise' in error.hint
-
-    def test_are_refused_of_an_original_whose_roles_are_not_the_clones(self) -> None:
-        original = replace(APP, below=True, beyond=["readers"])
-        error = refusal(original, CLONE, current="app_clone", pending="app")
-        assert 'GRANT "readers" TO "app_clone";' in error.hint
-
-    @pytest.mark.parametrize("sound", [True, False])
-    def test_are_the_clones_own_where_it_is_a_clone(self, *, sound: bool) -> None:
-        clone = replace(IN_STEP, memberships={"app": sound, "readers": True}, beyond=["readers"])
-        assert statements(APP, clone) == ([] if sound else [GRANT])
+        found = APP, roles.Role("other", runs_as=other)
+        notes = plan(*found, pending="other", usernames=("app", "other"), runs_as=runs_as).notes
+        assert bool(notes) == differs
+        if differs:
+            assert notes[0].startswith(f"Role 'app' runs as {runs_as!r}, and 'other' as {other!r}")
 
 
 class TestSuperuserWhoMayNotAlter:
@@ -458,6 +545,17 @@ class TestSuperuserWhoMayNotAlter:
         error = refusal(replace(APP, creates=False), replace(IN_STEP, creates=False))
         assert error.hint == 'Run as a role that may: ALTER ROLE "master" CREATEROLE;'
 
+    def test_is_not_named_where_only_the_secret_names_it(self) -> None:
+        error = refusal(replace(APP, administered=False, creates=False), pinned=False)
+        assert error.hint == (
+            'Run as a role that may: ALTER ROLE SUPERUSER CREATEROLE; GRANT "app" TO SUPERUSER WITH ADMIN OPTION;'
+        )
+
+    def test_is_not_named_where_a_clone_is_to_be_made(self) -> None:
+        create, *_, membership = plan(APP, pinned=False).changes
+        assert create.first == ('CREATE ROLE "app_clone"; GRANT "app_clone" TO SUPERUSER WITH ADMIN OPTION;')
+        assert membership.first == str(membership)
+
     @pytest.mark.parametrize(
         ("current", "pending", "usernames"),
         [("app_clone", "app", ()), ("app_clone", "app", ("app", "app_clone")), ("app", "app", ())],
@@ -470,7 +568,7 @@ class TestSuperuserWhoMayNotAlter:
     def test_is_quoted_whatever_its_name(self) -> None:
         found = roles.Roles({"app": replace(APP, creates=False)}, 'ma"ster', 170000)
         with pytest.raises(errors.RoleNotPreparedError) as caught:
-            roles.make_plan(found, credential("app"), credential("app"), proved=True)
+            roles.make_plan(found, credential("app"), credential("app"), Trust(lambda _: True, pinned=True))
         assert 'ALTER ROLE "ma""ster" CREATEROLE;' in caught.value.hint
 
 
@@ -526,7 +624,7 @@ class TestReading:
             *("app", ["CREATEROLE"], True, True, -1, "infinity"),
             [["", "search_path", "a, b"], ["shop", "role", "x=y"]],
             [["readers", "true"], ["writers", "false"]],
-            *(["beyond"], True, False, ["shop (3)"], True, 2, False),
+            *(["pg_monitor"], ["beyond"], True, True, ["mallory"], False, ["shop (3)"], True, True, 2, False, "owner"),
         )
         assert roles.read_roles([row]) == {
             "app": roles.Role(
@@ -535,13 +633,18 @@ class TestReading:
                 can_login=True,
                 settings={("", "search_path"): "a, b", ("shop", "role"): "x=y"},
                 memberships={"readers": True, "writers": False},
+                further=["pg_monitor"],
                 beyond=["beyond"],
                 below=True,
+                vouched=True,
+                strangers=["mallory"],
                 administered=False,
                 owns=["shop (3)"],
                 is_grantee=True,
+                is_used=True,
                 sessions=2,
                 creates=False,
+                runs_as="owner",
             )
         }
 

@@ -33,6 +33,7 @@ from rotation_lambda.preflight.secret import Versions
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import StagingLabel
+from rotation_lambda.trust import Trust
 from tests.worlds.fakes import FakeClock, FakeSuperusers
 from tests.worlds.terminals import terminal
 
@@ -416,6 +417,7 @@ class Inside:
     in_recovery: bool = False
     seen: Survey = SURVEY
     is_open: bool = True
+    runs_as: str = "app"
 
     def __enter__(self) -> Self:
         return self
@@ -811,7 +813,11 @@ class TestSuperuser:
         database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser})
         superusers = FakeSuperusers(LOGIN.with_password("super", "master"))
         check = superuser_checks.check_superuser(
-            database, cast("Superusers", superusers), LOGIN, f"{LOGIN.username}_clone", proved=True
+            database,
+            cast("Superusers", superusers),
+            LOGIN,
+            f"{LOGIN.username}_clone",
+            Trust(lambda _: True, pinned=True),
         )
         return by_check(check)
 
@@ -829,4 +835,4 @@ def test_a_rehearsal_that_breaks_off_says_why(postgres: PostgresServer, make_rol
     with door(postgres).log_in(login(role)) as session:
         postgres.query("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
         with pytest.raises(errors.PasswordChangeError, match="the session broke"):
-            session.rehearse(login(role), login(role, username=f"{role.name}_clone"), proved=True)
+            session.rehearse(login(role), login(role, username=f"{role.name}_clone"), Trust(lambda _: True))

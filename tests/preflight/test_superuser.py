@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.conftest import Role, Secret
+from tests.worlds.scenes import Scene, set_scene
 
 if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer
+
+__all__ = ["set_scene"]
 
 MakeSecret = Callable[[object], Secret]
 Look = Callable[..., dict[str, dict[str, str]]]
@@ -31,9 +34,21 @@ def look(
 ) -> Callable[..., dict[str, dict[str, str]]]:
     """Return the preflight's findings by check, of a secret with a superuser and these changes."""
 
-    def look(role: Role, *others: Role, strategy: str = "auto", **changes: object) -> dict[str, dict[str, str]]:
-        secret = make_secret({**role.document, **make_superuser(role, *others), **changes})
+    def look(
+        role: Role,
+        *others: Role,
+        strategy: str = "auto",
+        pinned: bool = True,
+        tagged: Sequence[Role] = (),
+        **changes: object,
+    ) -> dict[str, dict[str, str]]:
+        superuser = make_superuser(role, *others)
+        secret = make_secret({**role.document, **superuser, **changes})
+        for user in tagged:
+            tags = [{"Key": "rotation:users", "Value": user.name}]
+            secret.server.client().tag_resource(SecretId=secret.arn, Tags=tags)
         monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+        monkeypatch.setenv("SUPERUSER_SECRET_ARNS", superuser["masterarn"] if pinned else "")
         before = role.server.query("SELECT xmin::text, * FROM pg_authid ORDER BY oid")
         report = invoke({"Step": "preflight", "SecretId": secret.arn})
         assert role.server.query("SELECT xmin::text, * FROM pg_authid ORDER BY oid") == before
@@ -51,7 +66,7 @@ def test_says_what_a_first_rotation_will_create(role: Role, look: Look) -> None:
     assert found["superuser login"]["seen"] == "is let in, by scram-sha-256, TLSv1.3"
     change = found["password change"]["seen"]
     assert f'CREATE ROLE "{role.name}_clone"; ' in change
-    assert f'GRANT "{role.name}" TO "{role.name}_clone" WITH INHERIT TRUE, SET TRUE; ' in change
+    assert change.endswith(f'GRANT "{role.name}" TO "{role.name}_clone" WITH INHERIT TRUE, SET TRUE;')
 
 
 def test_has_no_change_to_tell_of_where_only_the_password_changes(role: Role, look: Look) -> None:
@@ -76,13 +91,16 @@ def test_finds_a_role_that_the_superuser_may_not_alter(role: Role, look: Look, m
     other = make_role(role.server)
     finding = look(role, usernames=[role.name, other.name])["password change"]
     assert (finding["status"], finding["code"]) == ("failed", "role-not-prepared")
+    assert "ADMIN OPTION" in finding["seen"]
+    assert "GRANT" not in finding["action"]  # only the secret has named that user
+    finding = look(role, usernames=[role.name, other.name], tagged=[other])["password change"]
     assert f'GRANT "{other.name}" TO "master_' in finding["action"]
 
 
 def test_warns_of_sessions_that_have_not_moved(role: Role, look: Look, make_role: Callable[..., Role]) -> None:
     other = make_role(role.server)
     with closing(role.server.connect(other.name, other.password)):
-        finding = look(role, other, usernames=[role.name, other.name])["password change"]
+        finding = look(role, other, usernames=[role.name, other.name], tagged=[other])["password change"]
     assert finding["status"] == "warning"
     assert "still has 1 sessions" in finding["action"]
 
@@ -104,10 +122,10 @@ def test_tells_where_the_superuser_may_not_change_passwords(role: Role, look: Lo
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"masterarn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:none-AbCdEf"}, "secret-not-found"),
+        ({"masterarn": "arn:aws:secretsmanager:us-east-1:123456789012:secret:none-AbCdEf"}, "superuser-mismatch"),
         ({"host": "127.0.0.1", "tlsServerName": "localhost"}, "superuser-mismatch"),
     ],
-    ids=["not there", "another host"],
+    ids=["not listed", "another host"],
 )
 def test_names_what_is_wrong_with_the_superusers_secret(
     role: Role, look: Look, changes: dict[str, object], code: str
@@ -139,8 +157,11 @@ def test_tells_that_the_superuser_is_refused(
 class TestUnknownPassword:
     """AWSCURRENT is refused, be it that somebody changed it by hand."""
 
-    def test_is_mended_by_a_superuser(self, role: Role, look: Look) -> None:
+    def test_is_mended_by_a_superuser_where_the_tag_names_the_user(self, role: Role, look: Look) -> None:
         found = look(role, strategy="superuser", password="not in force")
+        assert found["password change"]["code"] == "role-not-prepared"
+        assert "Key=rotation:users" in found["password change"]["action"]
+        found = look(role, strategy="superuser", password="not in force", tagged=[role])
         assert "No label has the password that is in force" in found["login AWSCURRENT"]["seen"]
         assert "code" not in found["login AWSCURRENT"]
         assert found["password change"]["status"] == "ok"
@@ -150,7 +171,59 @@ class TestUnknownPassword:
         assert found["login AWSCURRENT"]["code"] == "login-refused"
         assert found["superuser secret"]["status"] == "not reached"
 
-    def test_of_a_role_with_attributes_is_not_mended_at_all(self, role: Role, look: Look) -> None:
-        role.alter("CREATEROLE")
-        finding = look(role, strategy="superuser", password="not in force")["password change"]
-        assert finding["code"] == "role-not-prepared"
+    @pytest.mark.parametrize("label", ["AWSPENDING", "AWSPREVIOUS"])
+    def test_is_mended_by_a_superuser_where_another_label_has_it(
+        self, label: str, set_scene: Callable[..., Scene], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("ROTATION_STRATEGY", "superuser")
+        scene = set_scene(postgres)
+        scene.take(scene.begin(), *(["createSecret"] if label == "AWSPENDING" else []))
+        scene.role.alter(f"PASSWORD '{scene.secret.document(label)['password']}'")
+        found = scene.look()
+        assert found["login AWSCURRENT"]["status"] == "failed"
+        assert found["password change"]["status"] == "ok"
+
+
+class TestTheOtherOfTwoUsers:
+    """Whom the database does not show to be the secret's own."""
+
+    @pytest.mark.parametrize("label", ["AWSPENDING", "AWSPREVIOUS"])
+    def test_is_shown_to_be_by_a_version_that_has_another_label(
+        self, label: str, set_scene: Callable[..., Scene], postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        scene, other = set_scene(postgres), make_role(postgres)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", other.name, scene.superuser.name)
+        other.alter("REPLICATION")
+        ours = {**scene.secret.document(), "usernames": [scene.role.name, other.name]}
+        scene.put(ours)
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
+        theirs = {**ours, "username": other.name, "password": other.password}
+        if label == "AWSPENDING":
+            scene.put(theirs, label=label)
+        else:
+            scene.put(theirs)
+            scene.put(ours)
+        assert scene.look()["password change"]["status"] == "ok"
+        other.alter("PASSWORD 'another'")
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
+
+    def test_is_told_of_where_it_runs_as_another_role(
+        self, set_scene: Callable[..., Scene], postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        scene, other, group = set_scene(postgres), make_role(postgres), make_role(postgres)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", other.name, scene.superuser.name)
+        for one in (scene.role, other):
+            scene.query("GRANT {} TO {}", group.name, one.name)
+        scene.role.alter(f"SET role = {group.name}")
+        scene.put({**scene.secret.document(), "usernames": [scene.role.name, other.name]})
+        finding = scene.look()["password change"]
+        assert finding["status"] == "warning"
+        assert f"{scene.role.name!r} runs as {group.name!r}, and {other.name!r} as {other.name!r}" in finding["action"]
+        scene.rotate()
+        assert "runs as" in scene.notes()
+
+
+def test_warns_where_only_the_secret_says_who_its_superuser_is(role: Role, look: Look) -> None:
+    finding = look(role, pinned=False)["superuser secret"]
+    assert finding["status"] == "warning"
+    assert "SUPERUSER_SECRET_ARNS" in finding["action"]

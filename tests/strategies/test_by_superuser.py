@@ -71,19 +71,20 @@ class TestRotation:
         scene.take(token)
         assert lets_in(scene, scene.secret.document())
 
-    def test_helps_where_nobody_knows_the_password(self, scene: Scene) -> None:
+    def test_helps_where_nobody_knows_the_password_and_the_tag_names_the_user(self, scene: Scene) -> None:
         scene.role.alter("PASSWORD NULL")
+        scene.tag(scene.role.name)
         scene.rotate()
         assert lets_in(scene, scene.secret.document())
-        assert f"That the secret is for role {scene.role.name!r} there is by `masterarn` alone" in scene.notes()
+        assert "Only the secret's tag can show that it is for this user" in scene.notes()
 
-    @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
-    def test_needs_the_password_of_a_role_that_may_much(self, attribute: str, scene: Scene) -> None:
-        """Else who may write a secret could name a mighty role in it, and have its password made known to him."""
+    @pytest.mark.parametrize("attribute", ["LOGIN", "SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
+    def test_needs_the_password_of_the_user(self, attribute: str, scene: Scene) -> None:
+        """Else who may write a secret could name any user in it, and have its password made known to him."""
         scene.role.alter(f"{attribute} PASSWORD 'another'")
         token = scene.begin()
         error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)
-        assert attribute in error.what
+        assert "is not shown to accept AWSCURRENT's password" in error.what
         assert lets_in(scene, {**scene.role.document, "password": "another"})
         if attribute == "SUPERUSER":
             return
@@ -153,6 +154,7 @@ class TestPutBack:
 
     def test_is_not_due_where_nobody_knew_the_password(self, scene: Scene) -> None:
         scene.role.alter("PASSWORD NULL")
+        scene.tag(scene.role.name)
         token = scene.begin()
         scene.take(token, "createSecret")
         with pytest.raises(errors.UnprovenPasswordError, match="did not log in before either"):

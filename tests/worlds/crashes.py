@@ -59,7 +59,7 @@ NO_ACTS: Acts = {}
 MODE = os.environ.get("CRASHES", "")
 """`every` runs each continuation from every crash, and over HTTP; `write` renews the table in docs/testing.md."""
 
-SETTINGS = Settings.from_environment({})
+SETTINGS = Settings.from_environment({"PGSSLMODE": SslMode.DISABLE})
 FASTEST = {"scram_iterations": "1", "ssl": "off"}
 ELSEWHERE = "template1"  # where the world tries passwords, whatever door the rotation's own database has
 
@@ -423,7 +423,7 @@ class World:
         superusers = Superusers(
             lambda arn: WatchedSecretsManager(self.client, arn, ample, effects, self),
             lambda: pytest.fail("No call to RDS is due here."),
-            SslMode.DISABLE,
+            SETTINGS,
         )
         now = Rotation(event.client_request_token, versions, keeper, database, deadline, superusers, self.strategy)
         match event.step:

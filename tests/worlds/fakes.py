@@ -17,12 +17,14 @@ from rotation_lambda.errors import (
     MissingVersionError,
     PasswordChangeError,
     RoleLockedError,
+    RoleNotPreparedError,
     RotationError,
     SecretsManagerError,
 )
 from rotation_lambda.postgres.roles import Identity
 from rotation_lambda.secrets_manager import Description
 from rotation_lambda.staging import SecretVersions, StagingLabel
+from rotation_lambda.trust import TAG
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from rotation_lambda.credential import Credential
     from rotation_lambda.rds import Server
     from rotation_lambda.settings import PasswordPolicy
+    from rotation_lambda.trust import Trust
 
 
 @dataclass(slots=True)
@@ -60,7 +63,8 @@ class FakeSecretsManager:
         versions: dict[str, frozenset[str]] = {}
         for label, version in self.labels.items():
             versions[version] = versions.get(version, frozenset()) | {label}
-        return SecretVersions(versions, rotation_enabled=True)
+        users = frozenset(self.tags.get(TAG, "").split())
+        return SecretVersions(versions, rotation_enabled=True, users=users)
 
     def describe(self) -> Description:
         """Return the labels and the tags; of the rest this secret has nothing."""
@@ -146,6 +150,7 @@ class FakeSuperusers:
     """Knows the superuser of every secret, or the error that stands in the way; `asked` for which credentials."""
 
     superuser: Credential | None = None
+    pinned: bool = True
     trouble: RotationError | None = None
     asked: list[Credential] = field(default_factory=list)
 
@@ -161,7 +166,8 @@ class FakeSuperusers:
 class FakeDatabase:
     """One server with one role, and `others` by name. `trouble` says, by password, what a login raises.
 
-    A superuser's changes are in `plans`: for whom, and whether AWSCURRENT had logged in. `notes` are what they tell,
+    A superuser's changes are in `plans`: for whom, and whether one of the secret's passwords or its tag spoke for it;
+    of users in `doubt` the superuser asks that as well as of AWSCURRENT's. `notes` are what they tell,
     and `identities` as whom sessions run, by user. A host that `lags` refuses so many logins before it has replayed a
     change. `at_login` has what is called at the login of that number, so that others can act in between; `effect` is
     called by name before each login, statement and COMMIT.
@@ -180,6 +186,7 @@ class FakeDatabase:
     scram_only: set[str] = field(default_factory=set)
     any_method: set[str] = field(default_factory=set)
     others: dict[str, str] = field(default_factory=dict)
+    doubt: set[str] = field(default_factory=set)
     plans: list[tuple[str, bool]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     identities: dict[str, Identity] = field(default_factory=dict)
@@ -266,6 +273,11 @@ class FakeSession:
     database: FakeDatabase
     credential: Credential
 
+    @property
+    def runs_as(self) -> str:
+        """As whom the session runs."""
+        return self.database.identities.get(self.credential.username, identity()).runs_as
+
     def __enter__(self) -> Self:
         return self
 
@@ -289,10 +301,13 @@ class FakeSession:
         self._alter(self.credential.username)
 
     def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], *, proved: bool
+        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
     ) -> list[str]:
-        """Change the password of either user."""
-        self.database.plans.append((pending.username, proved))
+        """Change the password of either user, where that is shown to be the secret's own."""
+        asked = [current.username, *self.database.doubt & {pending.username}]
+        self.database.plans.append((pending.username, all(map(trust.is_ours, asked))))
+        if not self.database.plans[-1][1]:
+            raise RoleNotPreparedError(f"User {pending.username} is not shown to be the secret's.")
         self._change(pending.username, pending.password, confirm)
         return self.database.notes
 

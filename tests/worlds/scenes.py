@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import time
 from contextlib import closing, contextmanager
@@ -21,7 +22,7 @@ from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
-from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
+from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
 from rotation_lambda.superuser import Superusers
 from tests import conftest
 
@@ -68,6 +69,16 @@ class Scene:
     def clone(self) -> str:
         return self.role.name + CLONE
 
+    @property
+    def how_members(self) -> str:
+        """How the function grants a membership on this version."""
+        return " WITH INHERIT TRUE, SET TRUE" if self.server.version >= 16 else ""
+
+    def look(self) -> dict[str, dict[str, str]]:
+        """Run the preflight; return its findings by check."""
+        report: Any = self.invoke({"Step": "preflight", "SecretId": self.secret.arn})
+        return {finding["check"]: finding for finding in report["findings"]}
+
     def begin(self) -> str:
         return rotation.begin(self.secret.server.client(), self.secret.arn, self.secret.server.function_arn)
 
@@ -94,9 +105,19 @@ class Scene:
         """What the function has warned of so far."""
         return "\n".join(line["message"] for line in self.log() if line["level"] == "WARNING")
 
-    def put(self, document: Mapping[str, object]) -> None:
-        """Make a new version of the secret AWSCURRENT by hand."""
-        self.secret.server.client().put_secret_value(SecretId=self.secret.arn, SecretString=json.dumps(document))
+    def put(self, document: Mapping[str, object], token: str | None = None, label: str = "AWSCURRENT") -> None:
+        """Make a new version of the secret AWSCURRENT by hand, or store another one."""
+        self.secret.server.client().put_secret_value(
+            SecretId=self.secret.arn,
+            SecretString=json.dumps(document),
+            ClientRequestToken=token or str(uuid4()),
+            VersionStages=[label],
+        )
+
+    def tag(self, users: str, key: str = "rotation:users") -> None:
+        """Name users in the secret's tag, as an administrator does."""
+        tags = [{"Key": key, "Value": users}]
+        self.secret.server.client().tag_resource(SecretId=self.secret.arn, Tags=tags)
 
     def log_in(self, document: Mapping[str, Any] | None = None, **overrides: object) -> Connection:
         """Return an autocommitting session of an application's, of AWSCURRENT's if it has no other version."""
@@ -162,6 +183,7 @@ def assemble(
     """Put a rotation together as the handler does, but with these parts: for the functions of steps.py."""
     client = scene.secret.server.client()
     sslmode = SslMode.VERIFY_FULL if scene.server.ca_file else SslMode.DISABLE
+    settings = Settings.from_environment({"PGSSLMODE": sslmode, "SUPERUSER_SECRET_ARNS": scene.master.arn})
     deadline = deadline or Deadline(time.monotonic() + 60)
     versions = SecretsManager(client, scene.secret.arn, deadline).describe_secret()
     return Rotation(
@@ -170,7 +192,7 @@ def assemble(
         Watched(client, scene.secret.arn, deadline, before),
         Postgres(sslmode, str(scene.server.ca_file or SHIPPED_BUNDLE), deadline, look_up),
         deadline,
-        Superusers(lambda arn: SecretsManager(client, arn, deadline), open_rds, sslmode),
+        Superusers(lambda arn: SecretsManager(client, arn, deadline), open_rds, settings),
         strategy,
     )
 
@@ -201,6 +223,7 @@ def set_scene(
         if server.ca_file:
             monkeypatch.setenv("PGSSLROOTCERT", str(server.ca_file))
         master = make_secret({**superuser.document, **tls})
+        monkeypatch.setenv("SUPERUSER_SECRET_ARNS", f"{os.environ.get('SUPERUSER_SECRET_ARNS', '')} {master.arn}")
         secret = make_secret({**role.document, **tls, "masterarn": master.arn, **document})
         return Scene(role, superuser, secret, master, invoke, log)
 

@@ -1,0 +1,198 @@
+"""Who has CREATEROLE, and no right to the application's user, prepares a role with the name of its clone."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import psycopg2
+import pytest
+
+from rotation_lambda import errors
+from tests.worlds.scenes import VERSIONS, Scene, every_scene, lets_in, run, scene, set_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.servers.postgres import PostgresServer
+    from tests.conftest import Role
+
+    MakeRole = Callable[..., Role]
+
+__all__ = ["every_scene", "scene", "set_scene"]
+
+SINCE_16 = [version for version in VERSIONS if version >= 16]
+
+
+class User:
+    """A user of the database, and what it runs."""
+
+    def __init__(self, scene: Scene, role: Role) -> None:
+        self.scene, self.role, self.name = scene, role, role.name
+
+    def run(self, query: str) -> list[tuple[object, ...]]:
+        names = {"app": self.scene.role.name, "clone": self.scene.clone, "master": self.scene.superuser.name}
+        with closing(self.scene.server.connect(self.role.name, self.role.password)) as connection:
+            connection.autocommit = True
+            return run(connection, query.format(me=self.name, **names))
+
+    def may_not(self, query: str) -> bool:
+        with pytest.raises(psycopg2.errors.InsufficientPrivilege):
+            self.run(query)
+        return True
+
+
+@pytest.fixture(params=SINCE_16)
+def mallory(
+    request: pytest.FixtureRequest,
+    set_scene: Callable[..., Scene],
+    postgres_of: Callable[[int], PostgresServer],
+    make_role: MakeRole,
+) -> Iterator[User]:
+    """Up to PostgreSQL 15 CREATEROLE is a right to every role but superusers: there is nothing left to gain."""
+    scene = set_scene(postgres_of(request.param))
+    user = User(scene, make_role(scene.server, options="CREATEROLE"))
+    assert user.may_not('GRANT "{app}" TO "{me}"')
+    yield user
+    scene.query("DROP ROLE IF EXISTS {}", f"group_{user.name}")
+
+
+PREPARED = {
+    "as good as new": 'CREATE ROLE "{clone}"',
+    "with a password": "CREATE ROLE \"{clone}\" LOGIN PASSWORD 'known'",
+    "with a member": 'CREATE ROLE "{clone}" ROLE "{me}"',
+    "in a group": 'CREATE ROLE "{clone}"; CREATE ROLE "group_{me}"; GRANT "group_{me}" TO "{clone}"',
+    "for a group": 'CREATE ROLE "group_{me}" ROLE "{me}"; CREATE ROLE "{clone}" ROLE "group_{me}"',
+    "with settings": 'CREATE ROLE "{clone}"; ALTER ROLE "{clone}" SET role = \'{me}\'; '
+    'ALTER ROLE "{clone}" IN DATABASE postgres SET search_path = evil',
+}
+
+
+class TestAPreparedClone:
+    """From 16 on who makes a role keeps ADMIN OPTION on it, whatever he revokes: what it gets is his."""
+
+    @pytest.mark.parametrize("how", PREPARED.values(), ids=PREPARED)
+    def test_does_not_get_the_rights_of_the_original(self, how: str, mallory: User) -> None:
+        scene = mallory.scene
+        mallory.run(how)
+        mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+        before = scene.written()
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert scene.written() == before
+        assert not re.search(r"GRANT|ALTER", error.hint)
+        assert mallory.may_not('GRANT "{app}" TO "{me}"')
+        mallory.run('GRANT "{clone}" TO "{me}" WITH INHERIT TRUE, SET TRUE')
+        assert mallory.may_not('SET ROLE "{app}"')
+
+    def test_does_not_get_them_with_a_password_that_the_secret_has_had(self, mallory: User) -> None:
+        """Mallory may write the secret's value as well, though not read it."""
+        scene = mallory.scene
+        mallory.run(PREPARED["with a password"])
+        mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+        before = scene.secret.document()
+        scene.put({**before, "username": scene.clone, "password": "known"})
+        scene.put(before)
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert repr(mallory.name) in error.what
+        assert mallory.may_not('SET ROLE "{app}"')
+
+    def test_is_seen_by_the_preflight(self, mallory: User) -> None:
+        scene = mallory.scene
+        mallory.run(PREPARED["with a password"])
+        mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
+
+    def test_is_honest_where_an_administrator_has_followed_the_hint(
+        self, every_scene: Scene, make_role: MakeRole
+    ) -> None:
+        """He stays a member of the clone that he has made, from 16 on."""
+        scene = every_scene
+        scene.role.alter("SET log_statement = 'none'")  # what the superuser may not copy
+        administrator = User(scene, make_role(scene.server, options="CREATEROLE"))
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, administrator.name)
+        token = scene.begin()
+        error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)
+        statements = error.hint.partition(": ")[2]
+        setting = next(part for part in statements.split("; ") if "log_statement" in part)
+        assert statements.endswith(f'GRANT "{scene.role.name}" TO "{scene.clone}"{scene.how_members};')
+        administrator.run(statements.replace(f"{setting}; ", ""))
+        scene.server.query(setting)
+        scene.take(token)
+        scene.rotate()
+        assert scene.ask("SELECT 1") == [(1,)]
+        if scene.server.version >= 16:
+            administrator.run('GRANT "{clone}" TO "{me}"')
+
+    @pytest.mark.parametrize("revoked", [False, True])
+    def test_is_honest_where_an_earlier_master_has_made_it(
+        self, *, revoked: bool, every_scene: Scene, make_role: MakeRole
+    ) -> None:
+        """He is gone since, and with him the membership that he has granted; the secret has the clone's password."""
+        scene = every_scene
+        earlier = User(scene, make_role(scene.server, options="CREATEROLE"))
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, earlier.name)
+        earlier.run('CREATE ROLE "{clone}" LOGIN PASSWORD \'known\'; GRANT "{app}" TO "{clone}"')
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        if revoked:
+            before = scene.secret.document()
+            scene.put({**before, "username": scene.clone, "password": "known"})
+            scene.put(before)
+            scene.query("DROP OWNED BY {0}; REVOKE {1} FROM {2}", earlier.name, scene.role.name, scene.clone)
+            scene.query("DROP ROLE {}", earlier.name)
+        for user in (scene.clone, scene.role.name):
+            assert scene.rotate()["username"] == user
+            assert scene.ask("SELECT current_user") == [(scene.role.name,)]
+
+
+class TestAnotherTeamsUser:
+    """`web_clone` is a user of its own, which has nothing to do with `web`."""
+
+    def victim(self, scene: Scene, make_role: MakeRole) -> Role:
+        victim = make_role(scene.server, scene.clone)
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        return victim
+
+    def test_keeps_its_password(self, every_scene: Scene, make_role: MakeRole) -> None:
+        scene = every_scene
+        victim = self.victim(scene, make_role)
+        before = scene.written()
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert scene.written() == before
+        assert victim.lets_in(victim.password)
+        assert victim.name not in error.hint
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
+
+    @pytest.mark.parametrize("of", ["", "a group"])
+    def test_keeps_it_though_an_administrator_of_web_has_made_it_a_member(
+        self, of: str, every_scene: Scene, make_role: MakeRole
+    ) -> None:
+        """Who has ADMIN OPTION on `web`, and no say over `web_clone`, may make anybody a member of `web`."""
+        scene = every_scene
+        victim = self.victim(scene, make_role)
+        owner, group = User(scene, make_role(scene.server)), make_role(scene.server)
+        who = group.name if of else owner.name
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, who)
+        if of:
+            scene.query("GRANT {} TO {}", group.name, owner.name)
+        owner.run(f'SET ROLE "{who}"; GRANT "{{app}}" TO "{{clone}}"')
+        scene.fail(errors.RoleNotPreparedError)
+        assert victim.lets_in(victim.password)
+
+    @pytest.mark.parametrize("by", ["the tag", "who administers both"])
+    def test_is_an_honest_clone_where_an_administrator_says_so(
+        self, by: str, every_scene: Scene, make_role: MakeRole
+    ) -> None:
+        scene = every_scene
+        clone = self.victim(scene, make_role)
+        if by == "the tag":
+            scene.tag(clone.name)
+        else:
+            scene.query("GRANT {} TO {}", scene.role.name, clone.name)
+        scene.rotate()
+        assert not clone.lets_in(clone.password)
+        assert lets_in(scene, scene.secret.document())

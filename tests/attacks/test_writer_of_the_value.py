@@ -1,0 +1,255 @@
+"""Who may write a secret's value names another user in it, another superuser, or what a hint would then hand out."""
+
+from __future__ import annotations
+
+import re
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rotation_lambda import errors
+from tests.worlds.scenes import Scene, every_scene, lets_in, scene, set_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Role, Secret
+
+    MakeRole = Callable[..., Role]
+
+__all__ = ["every_scene", "scene", "set_scene"]
+
+SQL = re.compile(r"\b(GRANT|REVOKE|ALTER ROLE|CREATE ROLE)\b")
+
+
+def user_of_the_superusers(scene: Scene, make_role: MakeRole, options: str = "") -> Role:
+    """Make a user whose password the superuser may change, as RDS's master may that of every user it has made."""
+    user = make_role(scene.server, options=options)
+    if scene.server.version >= 16:
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", user.name, scene.superuser.name)
+    return user
+
+
+def refused(scene: Scene, victim: Role) -> errors.RoleNotPreparedError:
+    """Rotate in vain: the victim's password holds, and the hint gives nothing and nobody away."""
+    error = scene.fail(errors.RoleNotPreparedError)
+    assert error.message.endswith("Nothing was changed.")
+    assert victim.lets_in(victim.password)
+    assert not SQL.search(error.hint)
+    assert victim.name not in error.hint
+    assert "Key=rotation:users,Value=USERS" in error.hint
+    return error
+
+
+class TestAnotherUsersPassword:
+    """Strategy superuser: the value alone says whose password is changed."""
+
+    @pytest.fixture(autouse=True)
+    def strategy(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("ROTATION_STRATEGY", "superuser")
+
+    @pytest.mark.parametrize("of", ["", "postgres", "pg_execute_server_program", "pg_read_all_data"])
+    def test_stays_whatever_rights_that_user_has(self, of: str, every_scene: Scene, make_role: MakeRole) -> None:
+        scene = every_scene
+        victim = user_of_the_superusers(scene, make_role)
+        if of:
+            scene.query(f"GRANT {of} TO {{}}", victim.name)
+        scene.put({**scene.secret.document(), "username": victim.name, "password": "does-not-matter"})
+        refused(scene, victim)
+
+    def test_stays_where_the_tag_names_others(self, scene: Scene, make_role: MakeRole) -> None:
+        victim = user_of_the_superusers(scene, make_role)
+        scene.tag(f"{victim.name}x {scene.role.name}")
+        scene.tag(victim.name, key="Rotation:Users")
+        scene.put({**scene.secret.document(), "username": victim.name, "password": "does-not-matter"})
+        refused(scene, victim)
+
+    @pytest.mark.parametrize("label", ["AWSPENDING", "AWSPREVIOUS", "no label"])
+    def test_is_changed_by_honest_rotations_once_a_version_of_the_secret_has_it(
+        self, label: str, every_scene: Scene
+    ) -> None:
+        """Somebody set back a password that the secret still knows."""
+        scene = every_scene
+        token = ""
+        for _ in range({"AWSPENDING": 0, "AWSPREVIOUS": 1, "no label": 2}[label]):
+            scene.rotate()
+        if label == "AWSPENDING":
+            token = scene.begin()
+            scene.take(token, "createSecret")
+            scene.role.alter(f"PASSWORD '{scene.secret.document('AWSPENDING')['password']}'")
+        else:
+            scene.role.alter(f"PASSWORD '{scene.role.password}'")
+        scene.take(token or scene.begin())
+        assert lets_in(scene, scene.secret.document())
+
+    def test_is_changed_by_honest_rotations_where_the_tag_names_the_user(self, every_scene: Scene) -> None:
+        scene = every_scene
+        scene.role.alter("PASSWORD NULL")
+        refused_first = scene.begin()
+        scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=refused_first)
+        scene.tag(f"somebody {scene.role.name}")
+        scene.take(refused_first)
+        assert lets_in(scene, scene.secret.document())
+
+
+def own(scene: Scene, victim: Role) -> None:
+    scene.query("CREATE TABLE {} (salary int)", f"t_{victim.name}")
+    scene.query("ALTER TABLE {} OWNER TO {}", f"t_{victim.name}", victim.name)
+
+
+def be_granted(scene: Scene, victim: Role) -> None:
+    scene.query("CREATE TABLE {} (salary int)", f"t_{victim.name}")
+    scene.query("GRANT SELECT ON {} TO {}", f"t_{victim.name}", victim.name)
+
+
+def connect(scene: Scene, victim: Role) -> None:
+    scene.query("GRANT CREATE ON DATABASE postgres TO {}", victim.name)
+
+
+def be_a_member(scene: Scene, victim: Role) -> None:
+    scene.query("GRANT pg_monitor TO {}", victim.name)
+
+
+def be_a_member_of_a_member(scene: Scene, victim: Role) -> None:
+    """By two steps; and the application's user is one too, but by a membership that gives nothing."""
+    middle, far = f"middle_{victim.name}", f"far_{victim.name}"
+    scene.query("CREATE ROLE {}", middle)
+    scene.query("CREATE ROLE {} CREATEROLE", far)
+    scene.query("GRANT {} TO {}", far, middle)
+    scene.query("GRANT {} TO {}", middle, victim.name)
+    if scene.server.version >= 16:
+        for role in (middle, far):
+            scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", role, scene.role.name)
+
+
+class TestAnotherOfTwoUsers:
+    """`usernames`: the value alone says who the other one is."""
+
+    @pytest.fixture
+    def pair(self, every_scene: Scene, make_role: MakeRole) -> tuple[Scene, Role]:
+        scene = every_scene
+        victim = user_of_the_superusers(scene, make_role)
+        scene.put({**scene.secret.document(), "usernames": [scene.role.name, victim.name]})
+        return scene, victim
+
+    @pytest.mark.parametrize("has", [own, be_granted, connect, be_a_member, be_a_member_of_a_member])
+    def test_is_left_alone_where_it_has_what_ours_has_not(
+        self, has: Callable[[Scene, Role], None], pair: tuple[Scene, Role]
+    ) -> None:
+        scene, victim = pair
+        has(scene, victim)
+        try:
+            refused(scene, victim)
+        finally:
+            scene.query("DROP TABLE IF EXISTS {}", f"t_{victim.name}")
+            for role in (f"middle_{victim.name}", f"far_{victim.name}"):
+                scene.query("DROP ROLE IF EXISTS {}", role)
+
+    @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
+    def test_is_left_alone_where_it_has_an_attribute(self, attribute: str, pair: tuple[Scene, Role]) -> None:
+        scene, victim = pair
+        victim.alter(attribute)
+        refused(scene, victim)
+
+    def test_is_left_alone_while_its_application_is_at_work(self, pair: tuple[Scene, Role]) -> None:
+        scene, victim = pair
+        with closing(scene.server.connect(victim.name, victim.password)):
+            refused(scene, victim)
+
+    def test_is_left_alone_where_the_superuser_has_no_say_over_it_yet(self, scene: Scene, make_role: MakeRole) -> None:
+        """Else the hint would have it granted ADMIN OPTION on whatever role the value names."""
+        victim = make_role(scene.server)
+        scene.put({**scene.secret.document(), "usernames": [scene.role.name, victim.name]})
+        refused(scene, victim)
+
+    @pytest.mark.parametrize("by", ["the tag", "a version"])
+    def test_takes_honest_turns_once_more_than_the_value_names_it(self, by: str, pair: tuple[Scene, Role]) -> None:
+        scene, other = pair
+        own(scene, other)
+        before = scene.secret.document()
+        if by == "the tag":
+            scene.tag(f"{scene.role.name} {other.name}")
+        else:  # as docs/alternating-users.md has it: the other user's password, stored once
+            scene.put({**before, "username": other.name, "password": other.password})
+            scene.put(before)
+        try:
+            for user in (other.name, scene.role.name, other.name):
+                assert scene.rotate()["username"] == user
+                scene.tag("nobody")
+        finally:
+            scene.query("DROP TABLE {}", f"t_{other.name}")
+
+    def test_takes_honest_turns_where_it_has_what_ours_has_too(self, pair: tuple[Scene, Role]) -> None:
+        scene, other = pair
+        for name in (scene.role.name, other.name):
+            scene.query("GRANT pg_monitor TO {}", name)
+        for user in (other.name, scene.role.name):
+            assert scene.rotate()["username"] == user
+
+
+class TestAnotherSuperuser:
+    """`masterarn`: the value alone says whose password is used for it."""
+
+    @pytest.fixture
+    def other(self, scene: Scene, make_secret: Callable[[object], Secret]) -> Secret:
+        """The secret of another application, which this function may read as well."""
+        return make_secret(scene.master.document())
+
+    def test_is_not_asked_where_it_is_not_listed(self, scene: Scene, other: Secret) -> None:
+        scene.put({**scene.secret.document(), "masterarn": other.arn})
+        logged = len(scene.server.log())
+        error = scene.fail(errors.SuperuserMismatchError)
+        assert "SUPERUSER_SECRET_ARNS" in error.what
+        assert f"user={scene.superuser.name}" not in scene.server.log()[logged:]
+        assert scene.role.lets_in(scene.role.password)
+
+    def test_is_not_asked_where_none_is_to_be(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("SUPERUSER_SECRET_ARNS", "none,none")
+        scene.fail(errors.SuperuserMismatchError)
+
+    @pytest.mark.parametrize("listed", ["{0},{1}", "{1} {0}", "none,{1}", ""])
+    def test_is_asked_in_honest_rotations_where_it_is_listed_or_nothing_is(
+        self, listed: str, scene: Scene, other: Secret, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setenv("SUPERUSER_SECRET_ARNS", listed.format(scene.master.arn, other.arn))
+        scene.put({**scene.secret.document(), "masterarn": other.arn})
+        assert scene.rotate()["username"] == scene.clone
+
+
+class TestAHint:
+    """What an administrator runs in good faith."""
+
+    def test_gives_nothing_to_a_superuser_whom_only_the_value_names(
+        self, every_scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Another application's secret, which the function rotates, stands for the superuser's."""
+        scene = every_scene
+        monkeypatch.delenv("SUPERUSER_SECRET_ARNS")
+        scene.query("ALTER ROLE {} NOCREATEROLE", scene.superuser.name)
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert scene.superuser.name not in error.hint
+        assert "ALTER ROLE SUPERUSER CREATEROLE;" in error.hint
+
+    def test_is_honest_where_an_administrator_has_named_the_superuser(self, every_scene: Scene) -> None:
+        scene = every_scene
+        scene.query("ALTER ROLE {} NOCREATEROLE", scene.superuser.name)
+        token = scene.begin()
+        error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)
+        assert f'ALTER ROLE "{scene.superuser.name}" CREATEROLE;' in scene.follow(error)
+        scene.take(token)
+
+    def test_of_a_late_step_makes_no_user_a_clone(self, scene: Scene, make_role: MakeRole) -> None:
+        """A writer stores his own login under AWSPENDING; its name makes it the clone of another user."""
+        victim = make_role(scene.server)
+        attacker = make_role(scene.server, f"{victim.name}_clone")
+        token = scene.begin()
+        login = {**scene.secret.document(), "username": attacker.name, "password": attacker.password}
+        scene.put(login, token=token, label="AWSPENDING")
+        error = scene.fail(errors.RoleNotPreparedError, "testSecret", token=token)
+        assert not SQL.search(error.hint)
+
+    def test_takes_no_attribute_from_a_user_that_only_the_value_names(self, scene: Scene, make_role: MakeRole) -> None:
+        victim = user_of_the_superusers(scene, make_role, options="CREATEROLE")
+        scene.put({**scene.secret.document(), "usernames": [scene.role.name, victim.name]})
+        refused(scene, victim)
