@@ -28,14 +28,14 @@ preflight: $(LOCAL)  ## Check what a rotation needs, changing nothing (SECRET=pr
 	@$(RUN) -m rotation_lambda.preflight '$(SECRET)' $(ARGS)
 
 TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
-test: $(READY)  ## Run the tests, on every core (ARGS="-k finish")
+test: $(READY)  ## Run the tests, with today's part of those that try everything (ARGS="-k finish", CRASHES=all)
 	@$(TESTS) $(ARGS)
 
-check: $(READY)  ## Lint, type-check, and run the tests with branch coverage
+check: $(READY)  ## Lint, type-check, and run all tests, with branch coverage, as CI does
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
-	@$(TESTS) --cov --cov-fail-under=100 $(ARGS)
+	@CRASHES=$${CRASHES:-all} $(TESTS) --cov --cov-fail-under=100 $(ARGS)
 
 # SAM builds for the architecture that the template names, and deploys what it has built. For another one than template.yaml
 # names there is a copy beside it.

@@ -3,7 +3,7 @@
 import json
 import math
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NoReturn
 
@@ -29,9 +29,10 @@ class String:
     token: str = field(repr=False)
     is_key: bool
 
-    def place(self, edits: Iterable[Edit]) -> Iterator[Edit]:
+    def place(self, edits: Sequence[Edit]) -> Iterator[Edit]:
         """Turn edits of the value into edits of the JSON text."""
-        starts = [found.start() for found in _CHARACTER.finditer(self.token, 1)]  # the last one is the closing quote's
+        characters = _CHARACTER.finditer(self.token, 1) if edits else ()  # the last one is the closing quote
+        starts = [found.start() for found in characters]
         for start, end, new in edits:
             yield self.start + starts[start], self.start + starts[end], json.dumps(new, ensure_ascii=False)[1:-1]
 

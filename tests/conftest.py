@@ -22,13 +22,16 @@ import pytest
 from psycopg2 import sql
 
 from local.servers.installation import find_installation
-from local.servers.postgres import PostgresServer, run_postgres
+from local.servers.postgres import SERVERS, PostgresServer, run_postgres
 from local.servers.secrets_manager import SecretsManagerServer, run_secrets_manager
-from rotation_lambda import handler
+from rotation_lambda import clients, handler
 from rotation_lambda.credential import CLONE
+from tests.worlds.clients import answered_directly
+from tests.worlds.sample import header
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator, Iterator
+    from typing import TextIO
 
     from mypy_boto3_rds import RDSClient
 
@@ -44,6 +47,8 @@ TALKATIVE = {
 }
 
 _Request = TypeVar("_Request")
+
+SAID = pytest.StashKey[dict[PostgresServer, int]]()
 
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
@@ -79,6 +84,10 @@ def pytest_xdist_auto_num_workers() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def pytest_report_header() -> str:
+    return header()
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Hand what a worker has to tell to the process that prints it."""
     if hasattr(session.config, "workeroutput"):
@@ -92,6 +101,23 @@ def pytest_testnodedown(node: Any) -> None:  # noqa: ANN401 - xdist has no types
     FIGURES.extend(told.get("figures", []))
     for sentence in told.get("left_out", []):
         leave_out(sentence)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Note how much each server has said before the test."""
+    item.stash[SAID] = {server: server.log_file.stat().st_size for server in SERVERS if server.log_file.exists()}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Show below a failure what each server said during the test; the function's lines are there by themselves."""
+    report = yield
+    if report.failed:
+        before = item.stash.get(SAID, {})
+        for server in SERVERS:
+            if said := server.last_words(before.get(server, 0)):
+                report.sections.append((f"PostgreSQL {server.version} on port {server.port} said last", said))
+    return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -138,12 +164,24 @@ def serving(body: bytes, status: int, read: Callable[[bytes], _Request]) -> Iter
             thread.join()
 
 
+class Copy(io.StringIO):
+    """Keeps what passes on to another stream."""
+
+    def __init__(self, other: TextIO) -> None:
+        super().__init__()
+        self.other = other
+
+    def write(self, text: str) -> int:
+        self.other.write(text)
+        return super().write(text)
+
+
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:
     """Read the lines that the function has written so far."""
-    stream = io.StringIO()
     [writer] = handler.logger.handlers
     assert isinstance(writer, logging.StreamHandler)
+    stream = Copy(writer.stream)
     usual = writer.setStream(stream)
     yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
     writer.setStream(usual)
@@ -178,6 +216,13 @@ def postgres_of(postgres: PostgresServer) -> Iterator[Callable[[int], PostgresSe
             return servers[version]
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def plain_postgres() -> Iterator[PostgresServer]:
+    """A PostgreSQL whose logins cost the least, for who logs in thousands of times."""
+    with run_postgres(version=18, settings={"scram_iterations": "1", "ssl": "off"}) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
@@ -325,3 +370,10 @@ def invoke(
         get_remaining_time_in_millis=lambda: 60_000,
     )
     return lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def direct(invoke: object, secrets_manager: SecretsManagerServer) -> Iterator[None]:
+    """Have the function's calls of Secrets Manager, and the test's, answered without HTTP in between."""
+    with answered_directly(secrets_manager, clients.secrets_manager(), secrets_manager.client()):
+        yield

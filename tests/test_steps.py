@@ -435,6 +435,15 @@ class TestFinishSecret:
         assert ("does not log in" in caught.value.what) == critical
         assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
 
+    def test_does_not_doubt_another_login_whose_password_is_right(self) -> None:
+        world = set_()
+        world.secrets.values[CURRENT] = document("by hand", dbname="other")
+        world.database.trouble["by hand"] = errors.LoginNotAllowedError("shut.")
+        with pytest.raises(errors.CredentialMismatchError, match="dbname") as caught:
+            world.take(Step.FINISH_SECRET)
+        assert not caught.value.critical
+        assert "log in" not in caught.value.what
+
     def test_names_the_other_keys_that_get_lost(self, caplog: pytest.LogCaptureFixture) -> None:
         world = set_()
         world.secrets.values[CURRENT] = document("by hand", note="another", added=1)

@@ -115,7 +115,7 @@ def run_clients(
     """
 
     def make(kind: type[Database]) -> Client:
-        provider, reads = make_provider(secrets_manager.client())
+        provider, reads = make_provider(secrets_manager.client(user_agent_extra="application"))
         return Client(kind(secret_id, provider, sslrootcert=postgres.ca_file, application_name="client"), reads)
 
     clients = Clients([make(Database) for _ in range(number)], [make(CurrentOnly) for _ in range(number)])

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
 from typing import TYPE_CHECKING, Any, Literal
+from weakref import WeakSet
 
 import psycopg2
 import trustme
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 ADDRESSES = {"127.0.0.1": "localhost", "0.0.0.0": "0.0.0.0, ::1"}  # noqa: S104 - where a container may have to get in
 SIGNALS = {"smart": signal.SIGTERM, "fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 FAST = {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off", "shared_buffers": "16MB"}
+LAST_WORDS = 5_000
 SMALL = {"max_connections": "40", "unix_socket_directories": ""}
 
 # What libpq is told, be it nothing, it does not take from the environment. PGSERVICE cannot be overruled (service=""
@@ -61,6 +63,10 @@ rm -rf -- "$1"
 """
 
 
+SERVERS: WeakSet[PostgresServer] = WeakSet()
+"""Every server that this process has started and still knows of, be it that it has ended."""
+
+
 class ServerNotStartedError(RuntimeError):
     """PostgreSQL did not come up; the message ends with what it said."""
 
@@ -69,7 +75,7 @@ class PortTakenError(ServerNotStartedError):
     """Somebody else listens on the port."""
 
 
-@dataclass(slots=True, eq=False, kw_only=True)
+@dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
 class PostgresServer:
     """A PostgreSQL on this machine; `ca_file` is the authority its certificate chains to, None where it has no TLS."""
 
@@ -85,6 +91,7 @@ class PostgresServer:
     program: Path = field(repr=False)
     surroundings: Mapping[str, Any] = field(repr=False)
     _process: subprocess.Popen[Any] | None = field(default=None, init=False, repr=False)
+    _last_words: str = field(default="", init=False, repr=False)
 
     @property
     def pid(self) -> int | None:
@@ -119,6 +126,7 @@ class PostgresServer:
         """Start the server and wait until it takes connections; raises PortTakenError or ServerNotStartedError."""
         if self.pid is not None:
             return
+        SERVERS.add(self)
         known = len(self.log())
         command = [str(self.program), "-D", str(self.data), "-p", str(self.port)]
         with self.log_file.open("ab") as log:
@@ -180,6 +188,14 @@ class PostgresServer:
     def log(self) -> str:
         """Return the whole log; its first refused login is the one that run_postgres tried."""
         return self.log_file.read_text(errors="replace")
+
+    def last_words(self, since: int = 0) -> str:
+        """Return the end of what it wrote after the first `since` bytes of its log, even if the log is gone with it."""
+        try:
+            said = self.log_file.read_bytes()[since:].decode(errors="replace")
+        except FileNotFoundError:
+            return self._last_words
+        return said if len(said) <= LAST_WORDS else said[-LAST_WORDS:].partition("\n")[2]
 
     def _is_ready(self) -> bool:
         """Tell by postmaster.pid, as pg_ctl does: to knock would leave lines in the log."""
@@ -249,6 +265,7 @@ def run_postgres(
             yield server
         finally:
             server.stop()
+            server._last_words = server.last_words()  # noqa: SLF001
             (data / "postmaster.pid").unlink(missing_ok=True)
 
 

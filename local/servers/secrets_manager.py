@@ -46,6 +46,7 @@ class SecretsManagerServer:
     function_arn: str = ""
     calls: list[str] = field(default_factory=list)
     carried_out: dict[str, Operation] = field(default_factory=dict, repr=False)
+    _kept: dict[str, Any] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def endpoint_url(self) -> str:
@@ -68,8 +69,13 @@ class SecretsManagerServer:
         }
 
     def client(self, service: str = "secretsmanager", **config: Any) -> Any:  # noqa: ANN401 - boto3 makes the classes
-        """Make a boto3 client of this server, untouched by the environment; `config` are botocore's Config options."""
-        return _session().client(  # type: ignore[call-overload]
+        """Return a boto3 client of this server, untouched by the environment: a new one where it has Config options.
+
+        The others are kept: to make one takes longer than a dozen calls.
+        """
+        if not config and service in self._kept:
+            return self._kept[service]
+        client = _session().client(  # type: ignore[call-overload]
             service,
             endpoint_url=self.endpoint_url,
             region_name=REGION,
@@ -78,6 +84,9 @@ class SecretsManagerServer:
             aws_session_token="testing",  # noqa: S106
             config=Config(**{"proxies": {}, **config}),
         )
+        if not config:
+            self._kept[service] = client
+        return client
 
     def create_secret(self, name: str, value: str | Mapping[str, object]) -> str:
         """Keep `value` (JSON, unless it is text already) as AWSCURRENT of a new secret and return the secret's ARN."""

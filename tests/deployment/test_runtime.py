@@ -18,6 +18,7 @@ import samcli
 
 from local.servers import rotation
 from tests import ROOT
+from tests.worlds.clocks import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -60,12 +61,12 @@ def lambda_runtime(environment: Mapping[str, str]) -> Iterator[Callable[[object]
         yield invoke
     finally:
         process.terminate()
-        process.communicate(timeout=20)
+        process.communicate(timeout=PATIENCE_S)
 
 
 def wait_for(address: str, process: subprocess.Popen[bytes]) -> None:
     host, port = address.split(":")
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     while process.poll() is None:
         try:
             socket.create_connection((host, int(port)), timeout=1).close()

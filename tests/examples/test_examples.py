@@ -41,6 +41,7 @@ from local.servers.secrets_manager import run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation
 from tests.worlds import secret_format
+from tests.worlds.clocks import PATIENCE_S, wait_until
 from tests.worlds.leaks import everything_in
 from tests.worlds.pages import PAGES
 
@@ -100,7 +101,7 @@ def surroundings(
     """Give the test the environment of an application, and an empty cache."""
     for name, value in {**secrets_manager.environment, "PGSSLROOTCERT": str(postgres.ca_file)}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(example, "DEADLINE_S", 5)
+    monkeypatch.setattr(example, "DEADLINE_S", 30)
     clear_caches()  # type: ignore[no-untyped-call]
     yield
     clear_caches()  # type: ignore[no-untyped-call]
@@ -114,7 +115,7 @@ def role(postgres: PostgresServer, make_role: Callable[..., Role]) -> Role:
 @pytest.fixture
 def application(role: Role, make_secret: Callable[[object], Secret], invoke: rotation.Invoke) -> Application:
     secret = make_secret(role.document)
-    client = secret.server.client()
+    client = secret.server.client(user_agent_extra="application")
     refuse: dict[str, str] = {}
     refuse_reading(client, refuse)
     provider, reads = make_provider(client)
@@ -250,11 +251,11 @@ class TestConnecting:
     ) -> None:
         with ThreadPoolExecutor(1) as pool:
             session = pool.submit(application.log_in)
-            time.sleep(0.6)
+            wait_until(lambda: len(application.reads) > 2, "AWSCURRENT is read again")
             assert not session.done()
             before_the_end()
             application.finish_rotation(token)
-            session.result(timeout=10)
+            session.result(timeout=PATIENCE_S)
         assert 2 < len(application.reads) <= 15
 
     def test_a_pending_of_another_server_learns_nothing(
@@ -303,7 +304,6 @@ class TestFailing:
         with ThreadPoolExecutor(8) as pool:
             errors = [work.exception() for work in [pool.submit(application.log_in) for _ in range(8)]]
         seconds = time.monotonic() - began
-        assert seconds < 8
         assert len(application.reads) <= 2 * (1 + seconds / example.READ_AGAIN_S)
         for error in errors:
             assert isinstance(error, psycopg2.OperationalError)
@@ -504,7 +504,7 @@ class TestWaiting:
                 assert not session.done()
             finally:
                 server.use_hba(server.default_hba)
-            session.result(timeout=10)
+            session.result(timeout=PATIENCE_S)
         assert application.reads == ["AWSCURRENT"]
         assert application.role.password not in caplog.text
 
@@ -519,7 +519,7 @@ class TestWaiting:
             session = pool.submit(database.connect)
             wait_for(lambda: proxy.refused > 1)
             proxy.known = "another"
-            session.result(timeout=10).close()
+            session.result(timeout=PATIENCE_S).close()
 
 
 @dataclass
@@ -777,13 +777,13 @@ class TestPolicy:
         with ThreadPoolExecutor(1) as pool:
             session = pool.submit(application.log_in)
             if "AWSPENDING" in allowed:
-                session.result(timeout=10)
+                session.result(timeout=PATIENCE_S)
             else:
                 time.sleep(0.6)
                 assert not session.done()
             assert set(calls) == {"GetSecretValue"}
             application.finish_rotation(token)
-            session.result(timeout=10)
+            session.result(timeout=PATIENCE_S)
         assert set(application.reads) == {"AWSCURRENT", "AWSPENDING"}
 
     def test_decrypts_by_way_of_secrets_manager_alone(self) -> None:

@@ -19,6 +19,7 @@ from local.servers.stack import STRATEGIES, USERNAME, Stack, run_stack
 from local.terminal import Screen
 from rotation_lambda import handler
 from rotation_lambda.settings import Strategy
+from tests.worlds.clocks import PATIENCE_S
 from tests.worlds.terminals import terminal
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ changes_the_user_in_use = pytest.mark.parametrize("strategy", ["single-user", "s
 def run(*arguments: str) -> str:
     """Return what the command prints in a process of its own, as a pipe gets it."""
     command = [sys.executable, "-m", "local", *arguments]
-    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=100)
+    ran = subprocess.run(command, check=False, capture_output=True, text=True, timeout=2 * PATIENCE_S)
     assert (ran.returncode, ran.stderr) == (0, ""), ran.stdout
     assert max(map(len, ran.stdout.splitlines())) <= 80
     return ran.stdout
@@ -142,7 +143,7 @@ def test_a_login_that_is_refused_outside_of_the_window_does_not_pass(
     def meddle(event: dict[str, str]) -> object:
         if event["Step"] == "createSecret":
             change("by hand")
-            enough, deadline = stack.postgres.log().count(REFUSED) + 20, time.monotonic() + 30
+            enough, deadline = stack.postgres.log().count(REFUSED) + 20, time.monotonic() + PATIENCE_S
             while stack.postgres.log().count(REFUSED) < enough and time.monotonic() < deadline:
                 time.sleep(0.01)
             change(stack.credential()["password"])

@@ -21,6 +21,7 @@ from botocore.exceptions import EndpointConnectionError
 from local.servers import installation, postgres, rotation, secrets_manager
 from local.servers.stack import MASTER, STRATEGIES, USERNAME, run_stack
 from tests import ROOT
+from tests.worlds.clocks import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ def runs(pid: int) -> bool:
 
 
 def wait_until(truth: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while not truth() and time.monotonic() < deadline:
         time.sleep(0.01)
     return truth()
@@ -348,7 +349,7 @@ def test_works_for_an_ordinary_user() -> None:
     child, [user, pid, folder, answer] = start_child(str(nobody.pw_uid), str(nobody.pw_gid))
     assert (user != "0", answer) == (True, "42")
     assert Path(f"/proc/{pid}").stat().st_uid == int(user)
-    _, complaint = child.communicate("go\n", timeout=20)
+    _, complaint = child.communicate("go\n", timeout=PATIENCE_S)
     assert (child.returncode, complaint) == (0, "")
     assert not runs(int(pid))
     assert not Path(folder).exists()
@@ -358,7 +359,7 @@ def test_leaves_nothing_behind_after_ctrl_c() -> None:
     """A terminal sends SIGINT to its whole process group: the server is not in it, and ends in our order."""
     child, [_, pid, folder, _] = start_child()
     os.killpg(child.pid, signal.SIGINT)
-    _, complaint = child.communicate(timeout=20)
+    _, complaint = child.communicate(timeout=PATIENCE_S)
     assert "KeyboardInterrupt" in complaint
     assert not runs(int(pid))
     assert not Path(folder).exists()
@@ -367,7 +368,7 @@ def test_leaves_nothing_behind_after_ctrl_c() -> None:
 def test_leaves_nothing_behind_when_killed() -> None:
     child, [_, pid, folder, _] = start_child()
     child.kill()
-    child.communicate(timeout=20)
+    child.communicate(timeout=PATIENCE_S)
     assert wait_until(lambda: not runs(int(pid)) and not Path(folder).exists())
 
 

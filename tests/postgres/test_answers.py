@@ -21,6 +21,7 @@ from rotation_lambda.postgres import answers, login
 from rotation_lambda.settings import PLATFORM_ROOTS
 from tests import conftest
 from tests.postgres.test_session import credential, door, hba
+from tests.worlds.clocks import PATIENCE_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -324,7 +325,7 @@ def starting(server: PostgresServer) -> Iterator[None]:
 
 def wait_for(words: str, role: Role) -> errors.DatabaseError:
     """Log in until the server says these words, and return what that is taken for."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + PATIENCE_S
     error: errors.DatabaseError | None = None
     while time.monotonic() < deadline:
         try:

@@ -6,17 +6,15 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
-from threading import Timer
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from psycopg2 import sql
 
 from local.servers.postgres import run_postgres
 from local.servers.proxy import Cut, Passage, Stall, cut_at, delay, run_proxy
 from rotation_lambda import clients, errors
 from rotation_lambda.credential import SslMode
-from rotation_lambda.deadline import BEFORE_CHANGE_S, Deadline
+from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE
@@ -101,14 +99,12 @@ class TestDatabaseConnection:
     ) -> None:
         total = lengths(line)[direction] - len(GOODBYE)  # it may get lost
         before = line.world.snapshot()
-        for position in range(0, total, total // places):
+        for position in range(0, total, total // places)[:places]:
             line.world.restore(before)
             line.proxy.rule = cut_at(direction, position, how)
             line.world.deadline = soon
-            began = time.monotonic()
             failure = line.set_password()
             assert isinstance(failure, errors.DatabaseError), position
-            assert time.monotonic() - began < SHORT_S + 5
             line.recover()
 
     def test_slow_is_good_enough(self, line: Line) -> None:
@@ -165,10 +161,9 @@ def credential(world: World, **changes: Any) -> Credential:  # noqa: ANN401 - a 
 class TestNobodyThere:
     @pytest.mark.parametrize("nobody", [silence, black_hole])
     def test_is_told_before_the_deadline(self, nobody: Any, line: Line) -> None:  # noqa: ANN401 - either
-        began = time.monotonic()
-        with nobody() as port, pytest.raises(errors.DatabaseTimeoutError, match=r"no answer from 127\.0\.0\.1"):
+        told = r"no answer from 127\.0\.0\.1 within 0\.[0-4] seconds"
+        with nobody() as port, pytest.raises(errors.DatabaseTimeoutError, match=told):
             Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon()).log_in(credential(line.world, port=port))
-        assert time.monotonic() - began < SHORT_S + 1
 
 
 class TestSecretsManagerConnection:
@@ -280,8 +275,7 @@ class TestStandby:
 
     def test_is_waited_for_until_it_is_the_primary(self, standby: PostgresServer, keeper: SecretsManagerServer) -> None:
         with self.begun(standby, keeper) as (world, token):
-            world.deadline = lambda: Deadline(time.monotonic() + BEFORE_CHANGE_S + 10)
-            failover = Timer(0.3, standby.query, [sql.SQL("SELECT pg_promote()")])
-            failover.start()
+            promoted = Clock(meanwhile=lambda: standby.query("SELECT pg_promote()"))
+            world.deadline = promoted.deadline
             assert world.take("setSecret", token) is None
-            failover.join()
+            assert promoted.slept > 0

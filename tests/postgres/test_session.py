@@ -26,6 +26,7 @@ from rotation_lambda.postgres import session as room
 from rotation_lambda.postgres import wire
 from rotation_lambda.postgres.session import LOCK_TIMEOUT_S, _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
+from tests.worlds.clocks import PATIENCE_S
 from tests.worlds.fakes import FakeDatabase
 
 if TYPE_CHECKING:
@@ -222,7 +223,7 @@ class TestContract:
 
         def be_waited_for() -> None:
             waiter.start()
-            assert poll(subject.is_waited_for, 30)
+            assert poll(subject.is_waited_for, PATIENCE_S)
             if not commits:
                 raise ZeroDivisionError
 
@@ -315,11 +316,11 @@ class TestChangePassword:
         assert verifier(other) == before
         assert any_role.lets_in("new")
 
-    @pytest.mark.parametrize("setting", ["default_transaction_read_only = on", "idle_session_timeout = 100"])
+    @pytest.mark.parametrize("setting", ["default_transaction_read_only = on", "idle_session_timeout = 1000"])
     def test_is_not_stopped_by_the_roles_settings(self, any_role: Role, setting: str) -> None:
         any_role.alter(f"SET {setting}")
         with door(any_role.server).log_in(credential(any_role)) as session:
-            time.sleep(0.3)
+            time.sleep(1.2 if "idle" in setting else 0)
             session.change_password("new")
         assert any_role.lets_in("new")
 
@@ -450,8 +451,8 @@ class TestHeldRow:
         with door(role.server).log_in(credential(role)) as session:
 
             def wait_until_ended() -> None:
-                sessions = "SELECT FROM pg_stat_activity WHERE usename = %s"
-                assert poll(lambda: not role.server.query(sessions, (role.name,)), 30)
+                sessions = "SELECT 1 FROM pg_stat_activity WHERE usename = %s"
+                assert poll(lambda: not role.server.query(sessions, (role.name,)), PATIENCE_S)
 
             with pytest.raises(errors.PasswordChangeError, match="idle-in-transaction") as caught:
                 session.change_password("new", wait_until_ended)
@@ -668,7 +669,7 @@ def pooler(server_port: int) -> Iterator[int]:
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
         yield listening.getsockname()[1]
-        thread.join(timeout=10)
+        thread.join(PATIENCE_S)
 
 
 def end_sessions_of(role: Role) -> None:

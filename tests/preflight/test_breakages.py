@@ -17,10 +17,10 @@ import pytest
 from local.breakages import BREAKAGES, Breakage, demonstrate, rotate
 from local.servers.stack import USERNAME, Stack, run_stack
 from local.terminal import Screen
-from rotation_lambda import deadline, handler, preflight
-from rotation_lambda.deadline import BEFORE_CHANGE_S
+from rotation_lambda import handler, preflight
 from rotation_lambda.postgres import login
 from tests.conftest import LEFT_OUT, has
+from tests.worlds.clocks import Hasty
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 POSSIBLE = {
     name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by «{name}»")
 }
-SECONDS = BEFORE_CHANGE_S + 4  # and a little to try again in
 REFUSED = "password authentication failed"
 
 
@@ -46,10 +45,10 @@ def breakage() -> Breakage | None:
 @pytest.fixture
 def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stack]:
     """A stack with a fresh role and secret, on servers of its own where the breakage is the server's."""
-    for module in (deadline, sys.modules[preflight.run.__module__]):
-        monkeypatch.setattr(module, "MINIMUM_S", SECONDS)
-    monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(deadline, "MOST_WAIT_S", 1.0)
+    for module in (handler, sys.modules[preflight.run.__module__]):
+        monkeypatch.setattr(module, "Deadline", Hasty)
+    if breakage and breakage.name == "silent":
+        monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 0.2)
     with ExitStack() as own:
         running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
         for name, value in running.environment.items():
@@ -74,7 +73,7 @@ def function(stack: Stack) -> Callable[[dict[str, str]], Any]:
         memory_limit_in_mb=256,
         invoked_function_arn=stack.secrets_manager.function_arn,
         aws_request_id="test",
-        get_remaining_time_in_millis=lambda: SECONDS * 1000,
+        get_remaining_time_in_millis=lambda: 60_000,
     )
     return lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
 

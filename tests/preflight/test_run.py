@@ -38,7 +38,7 @@ from tests.worlds.fakes import FakeClock, FakeSuperusers
 from tests.worlds.terminals import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from pathlib import Path
 
     from local.servers.postgres import PostgresServer
@@ -107,6 +107,20 @@ class TestCommand:
         assert main([secret.arn]) == 1
         role.alter("VALID UNTIL 'yesterday'")
         assert main([secret.arn]) == 2
+
+    def test_reports_what_it_has_seen_where_a_session_breaks(
+        self, secret: Secret, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        def break_off(*_: object) -> Iterator[Finding]:
+            yield Finding(preflight.CHECKS[1], Status.OK, "seen")
+            raise errors.DatabaseUnreachableError("The session broke.")
+
+        monkeypatch.setattr(sys.modules[preflight.run.__module__], "_walk", break_off)
+        assert main([secret.arn, "--json"]) == 2
+        report = json.loads(capsys.readouterr().out)
+        assert report["findings"][1]["seen"] == "seen"
+        [failed] = [finding for finding in report["findings"] if finding["status"] == "failed"]
+        assert (failed["check"], failed["code"]) == (preflight.CHECKS[2], "database-unreachable")
 
     def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
@@ -308,6 +322,11 @@ class TestSecret:
             findings = by_check(secret_checks.check_secret(keeper, SETTINGS, ours))
             assert findings["rotation"].status == status
 
+    @pytest.mark.parametrize(("state", "status"), [("InSync", "ok"), ("Failed", "warning")])
+    def test_says_that_a_replica_is_not_in_step(self, state: str, status: str) -> None:
+        finding = secret_checks._replicas({"eu-west-1": state})
+        assert (finding.status, finding.seen) == (status, f"eu-west-1 {state}")
+
     def test_says_that_a_rotation_is_overdue(self, secret: Secret) -> None:
         rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
         description = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline()).describe()
@@ -466,6 +485,11 @@ class TestSession:
     def test_counts_the_connections_that_are_left(self, limits: dict[str, int], status: str) -> None:
         assert self.see(**limits)["connections"].status == status
 
+    @pytest.mark.parametrize(("iterations", "status"), [(1, "warning"), (4096, "ok"), (2_000_000, "warning")])
+    def test_looks_at_the_iterations_of_new_verifiers(self, iterations: int, status: str) -> None:
+        settings = {**SURVEY.settings, "scram_iterations": str(iterations)}
+        assert self.see(settings=settings)["password encryption"].status == status
+
     def test_looks_at_the_servers_password_encryption(self) -> None:
         seen = replace(SURVEY, settings={"password_encryption": "md5"})
         assert "SCRAM verifier all the same" in self.look(Inside(seen=seen))["password encryption"].seen
@@ -609,6 +633,12 @@ class Looking:
 
 
 class TestDatabase(Looking):
+    @pytest.mark.parametrize(("spent", "status"), [(0.01, "ok"), (3.0, "warning")])
+    def test_tells_of_a_login_that_costs_the_function_much(self, spent: float, status: str) -> None:
+        finding = database_checks._let_in(LOGIN, 3000, spent)
+        assert finding.status == status
+        assert ("iterations" in finding.action) == (status == "warning")
+
     def test_tries_one_password_where_that_is_enough(self, port: int) -> None:
         inside = Inside()
         values = {PREVIOUS: LOGIN.with_password("previous")}

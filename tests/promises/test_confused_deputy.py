@@ -120,7 +120,7 @@ class TestAHostThatSomebodyPutIntoTheSecret:
             for words in (other.server.log()[logged:], scene.server.log()[own:]):
                 assert scene.superuser.name not in words
         assert other.lets_in(other.password)
-        assert not other.server.query("SELECT FROM pg_roles WHERE rolname = %s", (scene.clone,))
+        assert not other.server.query("SELECT 1 FROM pg_roles WHERE rolname = %s", (scene.clone,))
 
     def test_refuses_the_password_and_no_superuser_comes(
         self, scene: Scene, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role], strategy: str

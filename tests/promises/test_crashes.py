@@ -1,7 +1,8 @@
 """Killed at every effect it has outside, the function locks nobody out, whatever its surroundings do next.
 
 A step keeps nothing but what it does outside, so two crashes that leave the same world have the same future. Each way
-to go on is run once from each world that crashes leave, or, with CRASHES=every, from each single crash and over HTTP.
+to go on is run once from each world that crashes leave, until it comes to a world from which its rest has been run, or,
+with CRASHES=every, to its end from each single crash, and over HTTP.
 What was tried is a table in docs/testing.md; CRASHES=write brings that up to date.
 """
 
@@ -10,26 +11,26 @@ from __future__ import annotations
 import logging
 import sys
 import time
-from collections import defaultdict
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import count
 from typing import TYPE_CHECKING
 
 import pytest
 
 from local.servers import rotation
-from local.servers.postgres import run_postgres
 from local.servers.proxy import Cut, Passage, Proxy, run_proxy
-from local.servers.secrets_manager import run_secrets_manager
 from local.servers.worker import KILLED, Worker, run_worker
 from rotation_lambda import errors
 from rotation_lambda.credential import SslMode
 from rotation_lambda.postgres import Postgres, login
 from rotation_lambda.postgres.session import OPTIONS
 from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
+from tests.worlds import sample
 from tests.worlds.clocks import Clock
-from tests.worlds.crashes import FASTEST, MODE, NO_ACTS, Act, Acts, KilledError, Snapshot, World, kill, world_of
+from tests.worlds.crashes import NO_ACTS, Act, Acts, KilledError, KnownFutureError, Snapshot, World, kill, world_of
+from tests.worlds.sample import SEEN, seen
 from tests.worlds.tried import PAGE, WHOSE, Tried, first_cell, in_all, names_beside, rows_of, tried
 
 if TYPE_CHECKING:
@@ -38,9 +39,9 @@ if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
 
-__all__ = ["tried"]
+__all__ = ["seen", "tried"]
 
-pytestmark = pytest.mark.timeout(7200 if MODE == "every" else 120)
+pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover]
 
 IDLE_S = 0.2
 GOODBYE = b"X\0\0\0\4"
@@ -60,15 +61,13 @@ def quick() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[PostgresServer]:
-    with run_postgres(settings=FASTEST) as server:
-        yield server
+def server(plain_postgres: PostgresServer) -> PostgresServer:
+    return plain_postgres
 
 
 @pytest.fixture(scope="module")
-def keeper() -> Iterator[SecretsManagerServer]:
-    with run_secrets_manager() as server:
-        yield server
+def keeper(secrets_manager: SecretsManagerServer) -> SecretsManagerServer:
+    return secrets_manager
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,10 +96,6 @@ class Stage:
         return {**self.acts, point: both}
 
 
-SEEN: dict[tuple[str, str], set[tuple[str, ...]]] = defaultdict(set)
-"""From which worlds each continuation has been run already, by the strategy, and how server and role are set."""
-
-
 @dataclass(slots=True)
 class Matrix:
     """Runs every continuation from every crash."""
@@ -110,6 +105,9 @@ class Matrix:
     clean: list[list[str]] = field(default_factory=list)
     crashes: int = 0
 
+    def __post_init__(self) -> None:
+        self.world.knows = self.knows
+
     def stages(self, token: str, acts: Mapping[str, Acts] = {}) -> list[Stage]:
         """Rotate, and keep each step as it was; `clean` is what an undisturbed rotation does, be it the next one."""
         stages = [self.stage(step, token, acts.get(step, NO_ACTS)) for step in rotation.STEPS]
@@ -118,6 +116,13 @@ class Matrix:
         self.clean = [[effect for stage in stages for effect in stage.effects], list(self.world.effects)]
         return stages
 
+    def drawn(self, stage: Stage) -> Iterator[tuple[str, int]]:
+        """Yield the moments that are run, and count them all."""
+        for moment in stage.moments():
+            if sample.drawn(self.crashes):
+                yield moment
+            self.crashes += 1
+
     def stage(self, step: str, token: str, acts: Acts = NO_ACTS) -> Stage:
         start = self.world.snapshot()
         self.world.effects.clear()
@@ -125,10 +130,13 @@ class Matrix:
         return Stage(step, start, acts, list(self.world.effects))
 
     def is_new(self, *key: str) -> bool:
-        seen = SEEN[self.world.strategy, self.setting]
-        new = MODE == "every" or key not in seen
-        seen.add(key)
-        return new
+        """Tell whether the continuation is still to be run from this world, wherever server and role are set so."""
+        return SEEN.is_new(str(self.world.strategy), self.setting, *key)
+
+    def knows(self, rest: tuple[str, ...], token: str) -> bool:
+        """Tell whether the rest of a continuation, and all that comes after it, has been run from a world like this."""
+        which = list(self.world._secret.versions).index(token)
+        return not self.is_new("the rest", *rest, str(which), self.world.fingerprint())
 
     def settle(self) -> None:
         """Rotate until AWSCURRENT logs in, twice at most; the rotation after that is like any other."""
@@ -145,24 +153,27 @@ class Matrix:
     def go_on(self, token: str, step: str) -> None:
         """Run every continuation from here."""
         here, fingerprint = self.world.snapshot(), self.world.fingerprint()
-        self.crashes += 1
         for name, go_on in CONTINUATIONS.items():
             if self.is_new(name, step if "step" in name else "", fingerprint):
                 self.world.restore(here)
                 self.world.story.append(f"then: {name}")
-                go_on(self.world, token, step)
-                self.settle()
+                with suppress(KnownFutureError):
+                    go_on(self.world, token, step)
+                    self.settle()
 
 
 # What comes after a crash. Each is told the token and the step in which the function was killed.
 
+SUCCESS, ANYTHING = "succeeds, and settles", "settles"
+
 
 def goes_on(world: World, token: str, step: str) -> None:
-    assert world.go_on(token, rotation.STEPS[rotation.STEPS.index(step) :]) is None, world.tell("no help")
+    steps = rotation.STEPS[rotation.STEPS.index(step) :]
+    assert world.go_on(token, steps, rest=SUCCESS) is None, world.tell("no help")
 
 
 def starts_over(world: World, token: str, step: str) -> None:
-    assert world.go_on(token) is None, world.tell("no help")
+    assert world.go_on(token, rest=SUCCESS) is None, world.tell("no help")
 
 
 def finishes_out_of_turn(world: World, token: str, step: str) -> None:
@@ -175,7 +186,7 @@ def finishes_out_of_turn(world: World, token: str, step: str) -> None:
 def is_replaced(world: World, token: str, step: str, *, cancelled: bool) -> None:
     if cancelled:
         world.cancel()
-    assert world.rotate() is None, world.tell("no help")
+    assert world.rotate(rest=SUCCESS) is None, world.tell("no help")
 
 
 def is_replaced_and_comes_late(world: World, token: str, step: str) -> None:
@@ -187,12 +198,12 @@ def is_replaced_and_comes_late(world: World, token: str, step: str) -> None:
 
 def is_overruled(world: World, token: str, step: str, *, works: bool) -> None:
     world.put_by_hand(works=works)
-    assert world.heal() is None, world.tell("no help")
+    assert world.heal(rest=SUCCESS) is None, world.tell("no help")
 
 
 def is_overruled_and_goes_on(world: World, token: str, step: str, *, works: bool) -> None:
     world.put_by_hand(works=works, abandon=False)
-    world.go_on(token)
+    world.go_on(token, rest=ANYTHING)
 
 
 CONTINUATIONS: dict[str, Callable[[World, str, str], None]] = {
@@ -217,7 +228,7 @@ BOTH_PUT_BACK = pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strat
 
 def kill_everywhere(world: World, matrix: Matrix, stage: Stage, token: str) -> None:
     """Kill the step before and after each of its effects, and run every continuation from there."""
-    for point in stage.moments():
+    for point in matrix.drawn(stage):
         world.restore(stage.start)
         assert isinstance(world.take(stage.step, token, stage.and_at(point, kill)), KilledError)
         world.readmit()
@@ -443,7 +454,7 @@ OTHERS: dict[str, Callable[[World, str], None]] = {
 
 def interrupt_everywhere(world: World, matrix: Matrix, stage: Stage, token: str, other: str) -> None:
     """Let somebody else act before every effect and after the last one, and the function go on."""
-    for point in stage.moments():
+    for point in matrix.drawn(stage):
         world.restore(stage.start)
         after: dict[str, str | None] = {}
 
@@ -457,11 +468,11 @@ def interrupt_everywhere(world: World, matrix: Matrix, stage: Stage, token: str,
 
         world.take(stage.step, token, stage.and_at(point, act))
         world.readmit()
-        matrix.crashes += 1
         assert after.items() <= world.prove().items(), world.tell(f"a late {stage.step} has undone {other}")
-        if not world.abandoned:
-            world.go_on(token)
-        matrix.settle()
+        with suppress(KnownFutureError):
+            if not world.abandoned:
+                world.go_on(token, rest=ANYTHING)
+            matrix.settle()
 
 
 @STRATEGIES
@@ -581,11 +592,12 @@ def test_a_real_process(
         worker = stack.enter_context(run_worker({**keeper.environment, **environment}))
         for _ in range(rotations):
             assert world.rotate() is None
-        matrix, token, kills = Matrix(world), world.begin(), 0
+        matrix, token = Matrix(world), world.begin()
         for stage in matrix.stages(token):
             event = {"Step": stage.step, "SecretId": world.arn, "ClientRequestToken": token}
-            killer, outcome = Killer(worker, at=0), KILLED
+            killer, outcome = Killer(worker, at=-1), KILLED
             while outcome == KILLED:
+                killer.at = next(at for at in count(killer.at + 1) if sample.drawn(matrix.crashes + at))
                 world.restore(stage.start)
                 killer.turns.clear()
                 for proxy in (database, secrets):
@@ -593,13 +605,11 @@ def test_a_real_process(
                 outcome = worker.invoke(event)
                 for proxy in (database, secrets):
                     proxy.rule = None
-                killer.at += 1
                 if outcome == KILLED:
-                    kills += 1
                     world.story.append(f"{stage.step}: the process was killed at turn {killer.at}")
                     matrix.go_on(token, stage.step)
             assert outcome == "done", world.tell(outcome)
-        matrix.crashes = kills
+            matrix.crashes += len(killer.turns)
         tried(matrix.crashes, len(CONTINUATIONS))
 
 

@@ -18,7 +18,7 @@ from rotation_lambda.errors import RotationError
 from rotation_lambda.rotation import Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import PasswordPolicy, Strategy
-from tests.worlds.crashes import make_client
+from tests.worlds.clients import make_client
 from tests.worlds.fakes import FakeDatabase, FakeSuperusers
 
 if TYPE_CHECKING:
@@ -94,8 +94,7 @@ class Fleet:
             self.time.sleep(CALL_S)
             return quota(operation)
 
-        retries = {"total_max_attempts": 1}
-        client = make_client(self.server, secrets[0].arn, over_http=False, refuse=answer, retries=retries)
+        client = make_client(self.server, secrets[0].arn, over_http=False, refuse=answer)
         databases = [FakeDatabase("app", "old") for _ in secrets]
         with ThreadPoolExecutor(SECRETS) as processes:
             arns = [one.arn for one in secrets]

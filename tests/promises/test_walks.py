@@ -1,16 +1,18 @@
 """Rotations, crashes, faults and other people's doings in any order: after every step somebody can log in.
 
 The walks are the same ones each time; WALKS=5000 takes more. The strategies with a superuser get half as many each.
+They are taken in parts, of which `make test` takes one for each strategy, another one each day.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from typing import TYPE_CHECKING
 
 import psycopg2
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
@@ -19,16 +21,22 @@ from rotation_lambda import errors
 from rotation_lambda.settings import Strategy
 from tests.promises.test_crashes import Matrix, keeper, quick, server
 from tests.worlds.crashes import KilledError, kill, world_of
+from tests.worlds.sample import draw, seen
 from tests.worlds.tried import WHOSE
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
     from tests.worlds.crashes import Act, Snapshot, World
 
-__all__ = ["keeper", "quick", "server"]
+__all__ = ["keeper", "quick", "seen", "server"]
+
+pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover]
 
 WALKS = int(os.environ.get("WALKS", "150"))
+PART = 25
 MOST_ABANDONED = 4  # the newest five versions without a label are tried
 
 effects = st.runner().flatmap(lambda walk: st.integers(0, walk.most))
@@ -189,9 +197,15 @@ class Walk(RuleBasedStateMachine):
         Matrix(self.world, "walks").settle()
 
 
-@pytest.mark.timeout(120 + WALKS)
-@pytest.mark.parametrize("strategy", WHOSE)
-def test_walks(strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer) -> None:
+def parts() -> Iterator[tuple[Strategy, int]]:
+    """Yield the parts that are run: for each strategy all of them, or one."""
+    for strategy in WHOSE:
+        walks = WALKS if strategy is Strategy.SINGLE_USER else WALKS // 2
+        yield from ((strategy, part) for part in draw(range(math.ceil(walks / PART))))
+
+
+@pytest.mark.parametrize(("strategy", "part"), list(parts()))
+def test_walks(strategy: Strategy, part: int, server: PostgresServer, keeper: SecretsManagerServer) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         starts, changes = [], []
         for _ in range(2):
@@ -201,11 +215,11 @@ def test_walks(strategy: Strategy, server: PostgresServer, keeper: SecretsManage
             changes.append(world.effects[-world.last :])
             assert world.go_on(token, rotation.STEPS[2:]) is None
         run_state_machine_as_test(
-            lambda: Walk(world, starts, changes),  # type: ignore[arg-type]  # a class or whatever makes one
+            seed(part)(lambda: Walk(world, starts, changes)),  # type: ignore[arg-type]  # a class or whatever makes one
             settings=settings(
-                max_examples=WALKS if strategy is Strategy.SINGLE_USER else WALKS // 2,
+                max_examples=PART,
+                phases=[Phase.generate],  # to shrink a walk takes minutes, and a failure tells all that was done
                 stateful_step_count=10,
-                derandomize=True,
                 database=None,
                 deadline=None,
                 suppress_health_check=list(HealthCheck),

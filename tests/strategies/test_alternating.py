@@ -329,13 +329,13 @@ class TestUsernames:
             assert scene.ask("SELECT session_user, current_user") == [(user, user)]
             assert lets_in(scene, before)
         assert scene.settings(names[0]) == {}
-        assert not scene.server.query("SELECT FROM pg_roles WHERE rolname = %s", (scene.clone,))
+        assert not scene.server.query("SELECT 1 FROM pg_roles WHERE rolname = %s", (scene.clone,))
 
     def test_are_never_made(self, scene: Scene) -> None:
         scene.put({**scene.secret.document(), "usernames": [scene.role.name, "nobody"]})
         error = scene.fail(errors.RoleNotPreparedError)
         assert "'nobody' does not exist" in error.what
-        assert not scene.server.query("SELECT FROM pg_roles WHERE rolname = 'nobody'")
+        assert not scene.server.query("SELECT 1 FROM pg_roles WHERE rolname = 'nobody'")
 
     def test_are_not_the_superuser(self, scene: Scene) -> None:
         scene.put({**scene.secret.document(), "usernames": [scene.role.name, scene.superuser.name]})

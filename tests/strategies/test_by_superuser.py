@@ -50,7 +50,7 @@ class TestRotation:
             assert {**old, "password": new["password"]} == new
             assert [lets_in(scene, one) for one in (old, new)] == [False, True]
         assert (rights(scene), scene.settings(scene.role.name)) == (before, settings)
-        assert not scene.server.query("SELECT FROM pg_roles WHERE rolname = %s", (scene.clone,))
+        assert not scene.server.query("SELECT 1 FROM pg_roles WHERE rolname = %s", (scene.clone,))
         assert scene.notes() == ""
 
     def test_needs_sixteen_calls_six_logins_and_no_refusal(self, scene: Scene) -> None:

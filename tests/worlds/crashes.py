@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import io
+import hmac
 import json
 import math
-import os
 import random
 import re
 import secrets
-import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from base64 import b64decode
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, cast
+from hashlib import md5, pbkdf2_hmac, sha256
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import uuid4
 
 import psycopg2.errors
 import pytest
-from botocore import UNSIGNED
-from botocore.awsrequest import AWSPreparedRequest, AWSResponse
-from botocore.compat import HTTPHeaders
-from moto.moto_server.werkzeug_app import create_backend_app
 from moto.secretsmanager.models import secretsmanager_backends
 from psycopg2 import sql
-from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 from local.servers import rotation
-from local.servers.secrets_manager import _Account
+from local.servers.secrets_manager import REGION
 from rotation_lambda import steps
 from rotation_lambda.credential import CLONE, Credential, SslMode
 from rotation_lambda.errors import LoginRefusedError, RotationError
@@ -39,13 +34,15 @@ from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
 from rotation_lambda.superuser import Superusers
 from tests.worlds import shapes
-from tests.worlds.clocks import Clock
+from tests.worlds.clients import make_client
+from tests.worlds.clocks import Clock, wait_until
+from tests.worlds.sample import MODE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
     from local.servers.postgres import PostgresServer
-    from local.servers.secrets_manager import Refuse, SecretsManagerServer
+    from local.servers.secrets_manager import SecretsManagerServer
     from rotation_lambda.deadline import Deadline
 
 _Answer = TypeVar("_Answer")
@@ -56,11 +53,10 @@ Acts = Mapping[tuple[str, int], Act]
 
 NO_ACTS: Acts = {}
 
-MODE = os.environ.get("CRASHES", "")
-"""`every` runs each continuation from every crash, and over HTTP; `write` renews the table in docs/testing.md."""
-
 SETTINGS = Settings.from_environment({"PGSSLMODE": SslMode.DISABLE})
 FASTEST = {"scram_iterations": "1", "ssl": "off"}
+READING = ("DescribeSecret", "GetSecretValue", "ListSecretVersionIds", "GetRandomPassword", "SELECT", "log ", "BEGIN")
+COPIES = ("url", "keys", "json")  # a step writes them all at once, whichever they are
 ELSEWHERE = "template1"  # where the world tries passwords, whatever door the rotation's own database has
 
 CATALOGS = {
@@ -87,6 +83,10 @@ class KilledError(BaseException):
     """The function's process is gone: no handler of the house may catch this, and the server sees its sockets close."""
 
 
+class KnownFutureError(Exception):
+    """What is to be done from here has been done before, from a world that was the same."""
+
+
 def kill() -> None:
     raise KilledError
 
@@ -99,6 +99,7 @@ class Effects:
     acts: Acts = field(default_factory=dict)
     names: list[str] = field(default_factory=list)
     sessions: list[WatchedSession] = field(default_factory=list)
+    backends: list[int] = field(default_factory=list)
 
     @contextmanager
     def one(self, name: str) -> Iterator[None]:
@@ -108,7 +109,8 @@ class Effects:
         try:
             yield
         finally:
-            self.world.look()
+            if not name.startswith(READING):
+                self.world.look()
             self._act("after", number)
 
     def _act(self, when: str, number: int) -> None:
@@ -173,6 +175,7 @@ class WatchedPostgres(Postgres):
         try:
             with self.effects.one("log in"):
                 session = super()._connect_to(address, credential, require_auth, seconds)
+                self.effects.backends.append(session._connection.info.backend_pid)
                 watched = WatchedSession(*(getattr(session, one.name) for one in fields(session)), effects=self.effects)
                 self.effects.sessions.append(watched)
         except RotationError:  # the answer got lost
@@ -180,41 +183,6 @@ class WatchedPostgres(Postgres):
                 Session.close(watched)
             raise
         return watched
-
-
-class _Body(io.BytesIO):
-    """What botocore reads an answer from."""
-
-    def stream(self) -> Iterator[bytes]:
-        yield self.read()
-
-
-def make_client(
-    keeper: SecretsManagerServer,
-    arn: str,
-    *,
-    over_http: bool,
-    refuse: Refuse = lambda _: None,
-    **config: Any,  # noqa: ANN401 - botocore's own
-) -> Any:  # noqa: ANN401 - boto3 makes it
-    """Make a client of the emulator: over HTTP, or, in a fraction of the time, of the application behind its server."""
-    if over_http:
-        return keeper.client(**config)
-    client = keeper.client(signature_version=UNSIGNED, user_agent="tests", **config)
-    app = _Account(create_backend_app("secretsmanager"), arn.split(":")[4], [], refuse)
-
-    def ask(request: AWSPreparedRequest, **_: object) -> AWSResponse:
-        headers = [
-            (name, value if isinstance(value, str) else value.decode()) for name, value in request.headers.items()
-        ]
-        body = cast("bytes", request.body)
-        builder = EnvironBuilder(method="POST", base_url=request.url, headers=headers, data=body)
-        parts, status, answer = run_wsgi_app(app, builder.get_environ())
-        headers_back = HTTPHeaders.from_dict(dict(answer))
-        return AWSResponse(request.url, int(status.split()[0]), headers_back, _Body(b"".join(parts)))
-
-    client.meta.events.register("before-send", ask)
-    return client
 
 
 @dataclass(slots=True)
@@ -242,10 +210,13 @@ class World:
     effects: list[str] = field(default_factory=list)
     last: int = 0
     at: str = ""
+    knows: Callable[[tuple[str, ...], str], bool] = field(default=lambda *_: False, repr=False)
     deadline: Callable[[], Deadline] = field(default=lambda: Clock().deadline(), repr=False)
     _admin: Connection = field(init=False, repr=False)
+    _secret: Any = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self._secret = secretsmanager_backends[self.arn.split(":")[4]][REGION].secrets[self.arn]
         self._log_in_as_administrator()
 
     # What there is.
@@ -273,10 +244,6 @@ class World:
         return current.other_user if self.alternates else current.username
 
     @property
-    def _secret(self) -> Any:  # noqa: ANN401 - moto has no types
-        return secretsmanager_backends[self.arn.split(":")[4]][self.arn.split(":")[3]].secrets[self.arn]
-
-    @property
     def labels(self) -> dict[str, str]:
         return {label: one["version_id"] for one in self._secret.versions.values() for label in one["version_stages"]}
 
@@ -293,15 +260,19 @@ class World:
         """Log in with the version's password, in a database that no rule of the rotation's is about.
 
         Every copy in the version has that login: whoever reads any key of it gets the same answer. The same password at
-        the same state of the roles gets the same answer, and is tried once.
+        the same state of the roles gets the same answer, and is tried once. One that does not belong to the role's
+        verifier is not tried at all: were that a mistake, nobody could log in.
         """
-        tried = self.values[version], *self._rows()
+        value, rows = json.loads(self.values[version]), self._rows()
+        tried = self.values[version], *rows
         if MODE == "every" or tried not in self.known:
-            value = json.loads(self.values[version])
             for name, copy in shapes.read(value).items():
                 login = copy["user"], copy["password"]
                 assert login == (value["username"], value["password"]), self.tell(f"copy_{name} is for another login")
-            self.known[tried] = self._lets_in(value)
+            users = [json.loads(row) for catalog, row in rows if catalog == "pg_authid"]
+            verifiers = {user["rolname"]: user["rolpassword"] or "" for user in users}
+            fits = belongs(value["password"], value["username"], verifiers.get(value["username"], ""))
+            self.known[tried] = (fits or MODE == "every") and self._lets_in(value)
         return self.known[tried]
 
     def _lets_in(self, value: Mapping[str, str]) -> bool:
@@ -360,7 +331,7 @@ class World:
         return deepcopy(vars(self._secret)), self._rows(), self.abandoned, list(self.story)
 
     def restore(self, snapshot: Snapshot) -> None:
-        self._await_logouts()
+        self._await_logouts("usename", self.roles)
         self.readmit()
         secret, rows, self.abandoned, story = snapshot
         self.story = list(story)
@@ -395,7 +366,7 @@ class World:
     def take(self, step: str, token: str, acts: Acts = NO_ACTS) -> RotationError | KilledError | None:
         """Have the function take the step, be it to its end or to its death, and look after the invariant."""
         random.seed(0)  # for the jitter of the pauses: there are as many of them each time
-        watched, open_before = Effects(self, acts), self._sessions() if acts else set()
+        watched = Effects(self, acts)
         failure: RotationError | KilledError | None = None
         try:
             self._invoke(RotationEvent(Step(step), self.arn, token), watched)
@@ -405,7 +376,7 @@ class World:
             failure = KilledError()
             for session in watched.sessions:
                 Session.close(session)
-            self._await_logouts(open_before)
+        self._await_logouts("pid", watched.backends)
         self.effects += watched.names
         self.last = len(watched.names)
         self.story.append(f"{step} of {token[:4]}: {failure!r:.500}" if failure else f"{step} of {token[:4]}")
@@ -438,16 +409,10 @@ class World:
             case Step.PREFLIGHT:
                 raise ValueError("A preflight is no step of a rotation.")
 
-    def _sessions(self) -> set[int]:
-        found = self.query("SELECT pid FROM pg_stat_activity WHERE usename = ANY (%s)", self.roles)
-        return {pid for (pid,) in found}
-
-    def _await_logouts(self, but: Collection[int] = ()) -> None:
-        """Wait until the server has seen that sockets are closed, which takes it a moment."""
-        deadline = time.monotonic() + 10
-        while self._sessions() - set(but):
-            assert time.monotonic() < deadline, self.tell("a session has stayed open")
-            time.sleep(0.001)
+    def _await_logouts(self, column: str, those: Sequence[object]) -> None:
+        """Wait until the server has seen that sockets are closed, and let go of locks, which takes it a moment."""
+        left = f"SELECT pid FROM pg_stat_activity WHERE {column} = ANY (%s)"
+        wait_until(lambda: not self.query(left, those), "the server ends its sessions")
 
     # What Secrets Manager does.
 
@@ -458,10 +423,15 @@ class World:
         return token
 
     def go_on(
-        self, token: str, steps: Sequence[str] = rotation.STEPS, acts: Mapping[str, Acts] = {}
+        self, token: str, steps: Sequence[str] = rotation.STEPS, acts: Mapping[str, Acts] = {}, *, rest: str = ""
     ) -> RotationError | KilledError | None:
-        """Invoke the steps in order until one fails, and return its failure."""
-        for step in steps:
+        """Invoke the steps in order until one fails, and return its failure.
+
+        `rest` says what comes after, where that is all: raises KnownFutureError where all this has been seen already.
+        """
+        for number, step in enumerate(steps):
+            if rest and self.knows((rest, *steps[number:]), token):
+                raise KnownFutureError
             failure = self.take(step, token, acts.get(step, {}))
             if failure:
                 return failure
@@ -469,17 +439,17 @@ class World:
             self.abandoned = False
         return None
 
-    def rotate(self) -> RotationError | KilledError | None:
-        return self.go_on(self.begin())
+    def rotate(self, *, rest: str = "") -> RotationError | KilledError | None:
+        return self.go_on(self.begin(), rest=rest)
 
-    def heal(self) -> RotationError | KilledError | None:
+    def heal(self, *, rest: str = "") -> RotationError | KilledError | None:
         """Rotate; under alternating users what somebody stored wrongly by hand has to be put right by hand, too."""
         if self.alternates and not self.current_logs_in():
             before = self._rows()
             assert isinstance(self.rotate(), LoginRefusedError), self.tell("a rotation is not stopped")
             assert self._rows() == before, self.tell("a rotation was stopped after a change")
             self.put_by_hand(works=True)
-        return self.rotate()
+        return self.rotate(rest=rest)
 
     def cancel(self) -> None:
         rotation.cancel(self.client, self.arn)
@@ -490,7 +460,7 @@ class World:
         """PutSecretValue of a new AWSCURRENT, of which the database knows or not; AWS abandons the rotation by it."""
         version, before = str(uuid4()), self.labels["AWSCURRENT"]
         value = {**json.loads(self.values[before]), "password": secrets.token_hex(8)}
-        value |= shapes.copies(value["username"], value["password"])
+        value |= shapes.copies(value["username"], value["password"], COPIES)
         new = sql.SQL("PASSWORD {}").format(sql.Literal(value["password"]))
         if works and not self.alter(new, value["username"]):
             return
@@ -537,7 +507,7 @@ class World:
 
     def end_sessions(self) -> None:
         """End every session of the world's roles."""
-        ends = "SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = ANY (%s)"
+        ends = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = ANY (%s)"
         self.query(ends, self.roles)
 
     def query(self, query: str | sql.Composed, *parameters: object) -> list[tuple[Any, ...]]:
@@ -546,11 +516,11 @@ class World:
             return cursor.fetchall() if cursor.description else []
 
     def alter(self, clause: str | sql.Composed, user: str = "") -> bool:
-        """ALTER ROLE …; False where the function is between its own and COMMIT, for which nobody waits here."""
+        """ALTER ROLE …; False where the function is between its own and COMMIT, or has not made the role yet."""
         composed = sql.SQL(clause) if isinstance(clause, str) else clause
         try:
             self.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(user or self.role), composed))
-        except psycopg2.errors.LockNotAvailable:
+        except (psycopg2.errors.LockNotAvailable, psycopg2.errors.UndefinedObject):
             return False
         return True
 
@@ -590,9 +560,18 @@ class World:
 
     def drop(self) -> None:
         """Remove the roles, and log out."""
-        self._await_logouts()
+        self._await_logouts("usename", self.roles)
         self.query(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.SQL(", ").join(map(sql.Identifier, self.roles))))
         self._admin.close()
+
+
+def belongs(password: str, user: str, verifier: str) -> bool:
+    """Tell whether the verifier was made of the password, which is ASCII (RFC 5802, and PostgreSQL's md5)."""
+    if not verifier.startswith("SCRAM-SHA-256$"):
+        return verifier == f"md5{md5((password + user).encode(), usedforsecurity=False).hexdigest()}"
+    iterations, salt, stored = re.split("[$:]", verifier)[1:4]
+    salted = pbkdf2_hmac("sha256", password.encode(), b64decode(salt), int(iterations))
+    return sha256(hmac.digest(salted, b"Client Key", "sha256")).digest() == b64decode(stored)
 
 
 def make_world(
@@ -616,7 +595,7 @@ def make_world(
     }
     if strategy is not Strategy.SINGLE_USER:
         secret["masterarn"] = keeper.create_secret(f"test/crash/{master['username']}", master)
-    copies = shapes.copies(str(secret["username"]), str(secret["password"]))
+    copies = shapes.copies(str(secret["username"]), str(secret["password"]), COPIES)
     arn = keeper.create_secret(f"test/crash/{role}", {**secret, **copies})
     client = make_client(keeper, arn, over_http=MODE == "every")
     world = World(server, keeper, role, arn, client, strategy, encryption)

@@ -209,6 +209,7 @@ def set_scene(
     make_secret: Callable[[object], Secret],
     invoke: rotation.Invoke,
     log: Callable[[], list[dict[str, Any]]],
+    direct: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Callable[..., Scene]:
     """Make a role, a superuser as RDS has them (CREATEROLE, and on 16 ADMIN OPTION on the role), and both secrets."""

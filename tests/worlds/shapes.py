@@ -12,7 +12,7 @@ import sqlalchemy
 from psycopg2.extensions import make_dsn, parse_dsn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 Read = dict[str, Any]
 
@@ -176,11 +176,12 @@ SHAPES: dict[str, Shape] = {
 """The forms that a rotation renews (docs/secret-format.md, Copies of the password)."""
 
 
-def copies(user: str, password: str) -> dict[str, Any]:
+def copies(user: str, password: str, names: Iterable[str] = SHAPES) -> dict[str, Any]:
     """Return a key of every form, with the same login."""
-    return {f"copy_{name}": shape.make(user, password) for name, shape in SHAPES.items()}
+    return {f"copy_{name}": SHAPES[name].make(user, password) for name in names}
 
 
 def read(document: Mapping[str, Any]) -> dict[str, Read]:
     """Return what an application reads of each of copies()."""
-    return {name: shape.read(document[f"copy_{name}"]) for name, shape in SHAPES.items()}
+    found = {name: document.get(f"copy_{name}") for name in SHAPES}
+    return {name: SHAPES[name].read(value) for name, value in found.items() if value is not None}

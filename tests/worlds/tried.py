@@ -14,7 +14,7 @@ import pytest
 
 from rotation_lambda.settings import Strategy
 from tests import ROOT
-from tests.worlds.crashes import MODE
+from tests.worlds.sample import MODE
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
