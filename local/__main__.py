@@ -6,11 +6,12 @@ import argparse
 import signal
 import textwrap
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
 from local.clients import run_rotations, settings_for
+from local.fleet import run_fleet
 from local.rotate import load_function, show_rotation
 from local.serve import address, serve
 from local.servers.stack import LOGGED, STRATEGIES, run_stack
@@ -25,6 +26,7 @@ TAKEN = {
     "--serve": {"--strategy", "--bind", "--logs"},
     "--break": {"--logs"},
     "--chaos": {"--seed"},
+    "--fleet": {"--strategy"},
     "": {"--times", "--strategy", "--clients", "--logs"},
 }
 """What each mode takes, but for --json and --quiet, which all of them do; the empty one is a plain rotation."""
@@ -51,12 +53,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _do(options: argparse.Namespace, screen: Screen) -> int:
-    strategy, times = options.strategy or "single-user", options.times or 1
+    strategy = options.strategy or "single-user"
     if options.serve:
         serve(screen, strategy=strategy, bind=options.bind, logs=options.logs)
     if options.chaos:
         return FAILED if run_chaos(options.chaos, screen, options.seed).locked_out.total() else 0
-    breakage = BREAKAGES.get(options.breakage)
+    if options.fleet:
+        result = run_fleet(options.fleet, screen, strategy=strategy)
+    else:
+        result = _rotate(options, screen, strategy)
+    screen.result({"strategy": strategy, **result})
+    return 0 if result.get("as_expected", True) else FAILED
+
+
+def _rotate(options: argparse.Namespace, screen: Screen, strategy: str) -> dict[str, Any]:
+    """Rotate the one secret of a stack, in whatever way; return what came of it."""
+    breakage, times = BREAKAGES.get(options.breakage), options.times or 1
     if breakage and breakage.part:
         breakage.part.find()
     settings = settings_for(options.clients) if options.clients else LOGGED
@@ -65,13 +77,10 @@ def _do(options: argparse.Namespace, screen: Screen) -> int:
             stack = kept.enter_context(run_stack(strategy=strategy, settings=settings))
         function = load_function(stack, screen.log() if options.logs else None)
         if breakage:
-            result = demonstrate(breakage, stack, function, screen)
-        elif options.clients:
-            result = run_rotations(stack, function, screen, clients=options.clients, times=times)
-        else:
-            result = {"rotations": [show_rotation(stack, function, screen) for _ in range(times)]}
-    screen.result({"strategy": strategy, **result})
-    return 0 if result.get("as_expected", True) else FAILED
+            return demonstrate(breakage, stack, function, screen)
+        if options.clients:
+            return run_rotations(stack, function, screen, clients=options.clients, times=times)
+        return {"rotations": [show_rotation(stack, function, screen) for _ in range(times)]}
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -109,6 +118,7 @@ def make_parser() -> argparse.ArgumentParser:
     mode.add_argument(
         "--chaos", type=_positive, metavar="N", help="rotate N times while processes are killed and connections break"
     )
+    mode.add_argument("--fleet", type=_positive, metavar="N", help="rotate N secrets, several at the same time")
     add(
         "--bind",
         type=_address,
@@ -124,7 +134,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def _check(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
     """End the program, with the status of wrong options, where one would have no effect."""
-    modes = {"--serve": options.serve, "--break": options.breakage, "--chaos": options.chaos}
+    modes = {
+        "--serve": options.serve,
+        "--break": options.breakage,
+        "--chaos": options.chaos,
+        "--fleet": options.fleet,
+    }
     mode = next((name for name, chosen in modes.items() if chosen), "")
     for name in sorted(set().union(*TAKEN.values()) - TAKEN[mode]):
         if getattr(options, name.removeprefix("--")) is not None:

@@ -63,7 +63,7 @@ def show_rotation(stack: Stack, function: Callable[[dict[str, str]], object], sc
     logins, refused = log.count("connection authorized: "), log.count("password authentication failed")
     old, new = (f" (of {login['username']})" if stack.alternates else "" for login in (before, after))
     screen.say()
-    screen.say(f"The old password{old} is {_answer(stack, before)}, the new one{new} is {_answer(stack, after)}.")
+    screen.say(f"The old password{old} is {answer(stack, before)}, the new one{new} is {answer(stack, after)}.")
     how = f"{_method(log)} over {_tls(stack, after)}, certificate verified"
     screen.say(f"Logins: {logins + refused}, of which {refused} refused; {how}.")
     screen.say(f"API calls: {', '.join(f'{step} {n}' for step, n in calls.items())}.")
@@ -71,8 +71,8 @@ def show_rotation(stack: Stack, function: Callable[[dict[str, str]], object], sc
     screen.say()
     return {
         "steps": rows,
-        "old": _answer(stack, before),
-        "new": _answer(stack, after),
+        "old": answer(stack, before),
+        "new": answer(stack, after),
         "logins": logins + refused,
         "refused": refused,
         "calls": calls,
@@ -88,12 +88,13 @@ def _accepted(stack: Stack) -> list[str]:
         if version not in labels.empty:
             value = client.get_secret_value(SecretId=stack.secret_arn, VersionId=version)["SecretString"]
             login = json.loads(value)
-            if _answer(stack, login) == "accepted":
+            if answer(stack, login) == "accepted":
                 accepted.append(f"{version[:4]} ({login['username']})" if stack.alternates else version[:4])
     return accepted
 
 
-def _answer(stack: Stack, login: Mapping[str, str]) -> str:
+def answer(stack: Stack, login: Mapping[str, str]) -> str:
+    """Return what the database answers to the login: "accepted" or "refused"."""
     try:
         stack.postgres.connect(login["username"], login["password"]).close()
     except psycopg2.OperationalError as error:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
     from local.servers.postgres import PostgresServer
-    from local.servers.secrets_manager import SecretsManagerServer
+    from local.servers.secrets_manager import Refuse, SecretsManagerServer
 
 USERNAME = "app"
 MASTER = "master"
@@ -61,22 +61,22 @@ def run_stack(
     strategy: str = "single-user",
     settings: Mapping[str, str] = LOGGED,
     bind: str = "127.0.0.1",
-    port: int = 0,
     container_host: str | None = None,
+    refuse: Refuse = lambda _: None,
 ) -> Iterator[Stack]:
     """Run both servers with one user and its secret; afterwards nothing is left of them.
 
     For another strategy than "single-user" there is a superuser, too, whose secret is named in the other one. As on RDS
     it may create roles and give this one away, and is no superuser in PostgreSQL's eyes.
 
-    `settings` go into postgresql.conf; `bind` and `port` (of Secrets Manager) let others than this machine in. With
-    `container_host`, the name by which a container knows this machine, there is a second user whose secret has that
-    name for the rotation; the server's certificate has it as well.
+    `settings` go into postgresql.conf; `bind` lets others than this machine in, and `refuse` says which calls of
+    Secrets Manager fail. With `container_host`, the name by which a container knows this machine, there is a second
+    user whose secret has that name for the rotation; the server's certificate has it as well.
     """
     names = ("localhost", *filter(None, [container_host]))
     with (
         run_postgres(settings=settings, bind=bind, server_names=names) as postgres,
-        run_secrets_manager(bind=bind, port=port) as keeper,
+        run_secrets_manager(bind=bind, refuse=refuse) as keeper,
     ):
 
         def create(username: str, superuser: str, **more: str) -> str:

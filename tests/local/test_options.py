@@ -21,7 +21,7 @@ VALUES = {
     "--bind": "--bind 127.0.0.1",
     "--seed": "--seed 1",
 }
-MODES = {"": "", "--serve": "--serve", "--break": "--break dns", "--chaos": "--chaos 2"}
+MODES = {"": "", "--serve": "--serve", "--break": "--break dns", "--chaos": "--chaos 2", "--fleet": "--fleet 2"}
 USELESS = [
     (f"{MODES[mode]} {VALUES[name]}", f"{name} has no effect with {mode}" if mode else f"{name} has an effect with ")
     for mode, name in itertools.product(MODES, VALUES)
