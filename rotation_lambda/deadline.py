@@ -35,6 +35,9 @@ HOLD_S = 10.0
 MOST_WAIT_S = 120.0
 """Seconds to wait for an answer at most: a server that wakes up or fails over is available by then."""
 
+TRY_S = 1.0
+"""Seconds that a pause leaves for the next try, at least: one that runs out of time would hide what stopped others."""
+
 REPORT_S = 1.0
 """Seconds to log, and to raise or to report."""
 
@@ -65,38 +68,47 @@ class Deadline:
         return max(0.0, self.end - reserve - self.clock())
 
     def pause(self, seconds: float, reserve: float = 0.0) -> bool:
-        """Sleep about so long and return True; return False at once if the reserve would begin.
+        """Sleep about so long and return True; return False at once if the next try had less than TRY_S.
 
         The jitter keeps two invocations from colliding again (AWS Builders' Library: Timeouts, retries, and backoff).
         """
-        seconds *= random.uniform(0.5, 1.5)  # noqa: S311 - no secret hangs on it
-        if seconds >= self.left(reserve):
+        room = self.left(reserve) - TRY_S
+        if room < seconds / 2:
             return False
-        self.sleep(seconds)
+        self.sleep(min(room, seconds * random.uniform(0.5, 1.5)))  # noqa: S311 - no secret hangs on it
         return True
 
-    def wait_for(self, ask: Callable[[], _Answer], reserve: float = 0.0) -> _Answer:
-        """Repeat the question, with growing pauses, until there is an answer; at most MOST_WAIT_S, before the reserve.
+    def wait_for(
+        self,
+        ask: Callable[[], _Answer],
+        reserve: float = 0.0,
+        *,
+        passes: Callable[[DatabaseError], bool] = lambda error: error.unknown,
+        at_most: float | None = None,
+    ) -> _Answer:
+        """Repeat the question, with growing pauses, while its failure `passes`; for `at_most` seconds, to the reserve.
 
-        Only an *unknown* answer is waited for: a server that wakes up, fails over or is overloaded answers soon. A host
-        that DNS does not know is asked for twice. The first try is logged with cause and hint. The last error says how
-        long the function waited.
+        An *unknown* answer does: a server that wakes up, fails over or is overloaded answers soon. A host that DNS does
+        not know is asked for twice. The first try is logged with cause and hint. The last error says how long the
+        function waited, and what came before it where that was something else.
         """
-        began, pause, tries = self.clock(), 0.5, 1
+        began, pause, tries, before = self.clock(), 0.5, 1, ""
+        reserve = max(reserve, self.end - began - (at_most or MOST_WAIT_S))
         while True:
             try:
                 return ask()
             except DatabaseError as error:
-                failure, again = error, error.unknown and not (isinstance(error, HostNotFoundError) and tries > 1)
-            waited = self.clock() - began
-            left = min(self.left(reserve), MOST_WAIT_S - waited)
-            if not again or pause >= left or not self.pause(pause, reserve):
+                failure = error
+            again = passes(failure) and not (isinstance(failure, HostNotFoundError) and tries > 1)
+            waited, left = self.clock() - began, self.left(reserve)
+            if not again or not self.pause(pause, reserve):
                 break
             if tries == 1:
                 logger.warning("%s Trying again for %.0f seconds. If it stays so: %s", failure.what, left, failure.hint)
             else:
-                logger.info("No answer from the database yet; trying again for %.0f seconds.", left)
-            tries, pause = tries + 1, min(2 * pause, 5.0)
+                logger.info("Try %d failed as well; trying again for %.0f seconds.", tries, left)
+            tries, pause, before = tries + 1, min(2 * pause, 5.0), failure.what
         if tries > 1:
-            failure.what += f" Waited for an answer for {waited:.0f} seconds, in {tries} tries."
+            told = "" if failure.what == before else f" The try before: {before}"
+            failure.what += f" Waited for {waited:.0f} seconds, in {tries} tries.{told}"
         raise failure

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S
@@ -44,6 +44,7 @@ CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the 
 _TWIN = {CHANGED_MEANWHILE, "XX000", "40P01"}  # … tuple concurrently updated, deadlock
 
 
+_Result = TypeVar("_Result")
 Way = tuple[str, Credential | None]
 """What a version is called, and the credential it holds; None where that cannot be read."""
 
@@ -249,24 +250,20 @@ class Rotation:
         An honest change holds it for HOLD_S at most, which is waited for. Raises LoginRefusedError, and what no answer
         until the reserve ends in.
         """
-        end = self.deadline.clock() + HOLD_S
-        while True:
+
+        def hold() -> Session | None:
             session = self.prove(pending, StagingLabel.PENDING, self.token)
-            if session is None:
-                return None
-            try:
-                session.hold_role(pending.password)
-            except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
-                session.close()
-                again = is_anothers(error) and self.deadline.clock() < end
-                if again and self.deadline.pause(0.5, RESERVE_S):
-                    continue
-                logger.info("AWSCURRENT moves without the role's row, and is verified afterwards: %s", error.what)
-                return None
-            except BaseException:
-                session.close()
-                raise
+            with ExitStack() as opened:
+                if session is not None:
+                    opened.enter_context(session).hold_role(pending.password)
+                opened.pop_all()
             return session
+
+        try:
+            return self.deadline.wait_for(hold, RESERVE_S, passes=is_anothers, at_most=HOLD_S)
+        except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
+            logger.info("AWSCURRENT moves without the role's row, and is verified afterwards: %s", error.what)
+            return None
 
     def _log_in(self, way: str, credential: Credential) -> Session:
         """Log in; the password of a version without a label is never offered by md5."""
@@ -386,15 +383,17 @@ class Rotation:
             "changed the password meanwhile."
         )
 
-    def _may_try_again(self, error: DatabaseError) -> bool:
-        """Pause where fresh logins may find another state: a twin's change, or a new primary after a failover."""
-        passes = isinstance(error, DatabaseReadOnlyError) or is_anothers(error)
-        return passes and self.deadline.pause(1.0, BEFORE_CHANGE_S)
+    def _start_over(self, change: Callable[[], _Result]) -> _Result:
+        """Change a password, again where fresh logins may find another state: a twin's change, a new primary."""
+        return self.deadline.wait_for(
+            change,
+            BEFORE_CHANGE_S,
+            passes=lambda error: isinstance(error, DatabaseReadOnlyError) or is_anothers(error),
+        )
 
-    def _came_true(self, error: DatabaseError, pending: Credential) -> bool:
+    def _came_true(self, error: PasswordChangeError, pending: Credential) -> bool:
         """Tell whether a change whose COMMIT was not confirmed is in force, by a login; then nothing is in doubt."""
-        in_doubt = isinstance(error, PasswordChangeError) and error.in_doubt
-        return in_doubt and self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S) is None
+        return error.in_doubt and self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S) is None
 
     def _check_time(self) -> None:
         """Return when there is time enough to change a password and to put it back; nothing is left half done."""
@@ -405,31 +404,25 @@ class Rotation:
                 hint="Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more.",
             )
 
-    @contextmanager
-    def _changed_by(
-        self, superuser: Credential, current: Credential, pending: Credential, trust: Trust
-    ) -> Iterator[Session]:
-        """Have the superuser change the password of AWSPENDING's user; the session outlives the verdict.
+    def _change_by(self, superuser: Credential, current: Credential, pending: Credential, trust: Trust) -> Session:
+        """Have the superuser change the password of AWSPENDING's user; return its session, which stays open.
 
         The labels are looked at right before COMMIT: from ALTER ROLE on PostgreSQL keeps every other change of the role
         waiting, so that a rotation which was replaced meanwhile does not undo the password of the new one.
         """
-        while True:
-            with self._log_in_superuser(superuser) as session:
-                self._check_time()
-                try:
-                    notes = session.change_password_of(current, pending, self._check_labels, trust)
-                except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
-                    if self._came_true(error, self._places(pending, superuser)[0]):
-                        notes = []
-                    elif self._may_try_again(error):
-                        continue
-                    else:
-                        raise
-                for note in notes:
-                    logger.warning(note)
-                yield session
-                return
+        with ExitStack() as opened:
+            session = opened.enter_context(self._log_in_superuser(superuser))
+            self._check_time()
+            try:
+                notes = session.change_password_of(current, pending, self._check_labels, trust)
+            except PasswordChangeError as error:
+                if not self._came_true(error, self._places(pending, superuser)[0]):
+                    raise
+                notes = []
+            for note in notes:
+                logger.warning(note)
+            opened.pop_all()
+        return session
 
     def _places(self, pending: Credential, superuser: Credential) -> list[Credential]:
         """Return where a changed password has to log in: on the superuser's server first, if that is another."""

@@ -10,12 +10,10 @@ from typing import TYPE_CHECKING, ClassVar
 from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
 from rotation_lambda.errors import (
     DatabaseError,
-    DatabaseReadOnlyError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
     PasswordChangeError,
-    RoleLockedError,
     RoleNotPreparedError,
     RotationError,
     UnprovenPasswordError,
@@ -46,33 +44,33 @@ class SingleUser(Rotation):
         Whoever meets another's change of the role starts over with fresh logins: what let it in may be refused now. So
         does who meets a standby: after a failover the same name leads to the new primary before long.
         """
-        while True:
-            known = (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending)
-            way, credential, door = self._find_way(current, *known)
-            if isinstance(door, LoginNotAllowedError):
-                if way != StagingLabel.PENDING:
-                    raise door
-                logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
+        self._start_over(lambda: self._change(current, pending))
+
+    def _change(self, current: Credential, pending: Credential) -> None:
+        known = (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending)
+        way, credential, door = self._find_way(current, *known)
+        if isinstance(door, LoginNotAllowedError):
+            if way != StagingLabel.PENDING:
+                raise door
+            logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
+            self._remember(None)
+            return
+        with door as session:
+            if way == StagingLabel.PENDING:
+                logger.info("The database accepts AWSPENDING already; nothing to do.")
                 self._remember(None)
                 return
-            with door as session:
-                if way == StagingLabel.PENDING:
-                    logger.info("The database accepts AWSPENDING already; nothing to do.")
-                    self._remember(None)
-                    return
-                self._check_time()
-                try:
-                    session.change_password(pending.password, lambda: self._check_unchanged(way, credential))  # noqa: B023
-                except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
-                    if not self._came_true(error, pending):
-                        if self._may_try_again(error):
-                            continue
-                        raise
-                changed = self.deadline.clock()
-                self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
-                self._remember(changed)
-                logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
-                return
+            self._check_time()
+            try:
+                session.change_password(pending.password, lambda: self._check_unchanged(way, credential))
+            except PasswordChangeError as error:
+                if not self._came_true(error, pending):
+                    raise
+            changed = self.deadline.clock()
+            self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
+            self._remember(changed)
+            logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
+            return
 
     def _check_unchanged(self, way: str, credential: Credential) -> None:
         """Return while labels and password are what let us in, in the moment before the change is committed.
@@ -151,7 +149,7 @@ class BySuperuser(SingleUser):
         trust = self._trust(lambda _: proved)
         superuser = self.superusers.of(current)
         on_writer, *elsewhere = self._places(pending, superuser)
-        with self._changed_by(superuser, current, pending, trust) as session:
+        with self._start_over(lambda: self._change_by(superuser, current, pending, trust)) as session:
             changed = self.deadline.clock()
             back = partial(session.change_password_of, current, current, self._check_labels, trust)
             known = way == StagingLabel.CURRENT
@@ -191,7 +189,7 @@ class AlternatingUsers(Rotation):
         proved = shows(self.database, current, session)
         trust = self._trust(lambda user: proved if user == current.username else self._is_accepted(pending), session)
         superuser = self.superusers.of(current)
-        with self._changed_by(superuser, current, pending, trust):
+        with self._start_over(lambda: self._change_by(superuser, current, pending, trust)):
             on_writer, *elsewhere = self._places(pending, superuser)
             reason = self._disproof(on_writer, StagingLabel.PENDING, self.token, RESERVE_S)
             for place in elsewhere:

@@ -44,3 +44,12 @@ def test_does_not_pause_into_the_reserve() -> None:
     ours = clock.deadline(20)
     assert not ours.pause(1.0, reserve=19.9)
     assert clock.pauses == []
+
+
+def test_leaves_time_for_what_is_tried_after_a_pause() -> None:
+    for tenths in range(60):
+        clock = FakeClock()
+        ours = clock.deadline(20 + tenths / 10)
+        paused = ours.pause(2.0, reserve=20)
+        assert paused is (clock.pauses != [])
+        assert not paused or ours.left(20) >= deadline.TRY_S - 1e-9

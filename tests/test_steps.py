@@ -232,7 +232,7 @@ class TestSetSecret:
         world = created()
         world.database.trouble["current"] = errors.DatabaseTimeoutError("silence")
         before = world.state
-        with pytest.raises(errors.DatabaseTimeoutError, match=r"silence Waited for an answer for [23]\d seconds"):
+        with pytest.raises(errors.DatabaseTimeoutError, match=r"silence Waited for [23]\d seconds"):
             world.take(Step.SET_SECRET)
         assert world.state == before
         assert {login.password for login in world.database.logins} == {"current"}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import BEFORE_CHANGE_S
 from rotation_lambda.event import Step
 from rotation_lambda.rotation import MOST_ORPHANS
 from rotation_lambda.settings import Strategy
@@ -29,6 +31,14 @@ WRITER = "writer.example"
 def refused_after_the_change(world: World, reason: errors.DatabaseError | None = None) -> None:
     """Let the database change the password, and then never let it in."""
     world.database.trouble["pending"] = reason or errors.LoginRefusedError("the pooler's list does not have it.")
+
+
+def log_in_slowly(world: World, seconds: list[float], effect: str) -> None:
+    """Let a login take so long, and have it fail where it ends later than a change may begin, as the real one does."""
+    if effect == "log in":
+        world.clock.sleep(seconds.pop(0))
+        if world.clock.now >= 60 - BEFORE_CHANGE_S:
+            raise errors.DatabaseTimeoutError("no time is left for a login.")
 
 
 class TestVerification:
@@ -200,6 +210,15 @@ class TestLock:
             world.take(Step.SET_SECRET)
         assert world.database.changes == []
         assert world.database.open_sessions == 0
+
+    def test_is_told_where_the_server_falls_silent_afterwards(self) -> None:
+        world = created()
+        world.database.locked = 1_000_000
+        world.database.at_login[3] = lambda: world.database.trouble.update(
+            current=errors.DatabaseTimeoutError("silence")
+        )
+        with pytest.raises(errors.DatabaseTimeoutError, match=r"silence Waited for .* tries. The try before: .* 4711"):
+            world.take(Step.SET_SECRET)
 
 
 class TestChange:
@@ -1057,3 +1076,14 @@ class TestPromotion:
         world.database.at_login[1] = lambda: world.secrets.labels.update({StagingLabel.CURRENT: PENDING})
         world.take(Step.FINISH_SECRET)
         assert "UpdateSecretVersionStage" not in world.secrets.calls
+
+
+@pytest.mark.parametrize("make", [created, by_superuser, alternating])
+def test_what_stands_in_the_way_is_not_hidden_by_a_login_that_has_no_time_left(make: Callable[[], World]) -> None:
+    """Each login takes half a second; however much is left at the first one, the error names the lock's holder."""
+    for spent in range(100):
+        world = make()
+        world.database.locked = 1_000_000
+        world.database.effect = partial(log_in_slowly, world, [spent / 3, *[0.5] * 99])
+        with pytest.raises(errors.RoleLockedError, match="process 4711"):
+            world.take(Step.SET_SECRET)

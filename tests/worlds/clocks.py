@@ -6,12 +6,12 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rotation_lambda.deadline import BEFORE_CHANGE_S, Deadline
+from rotation_lambda.deadline import BEFORE_CHANGE_S, TRY_S, Deadline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-BUDGET_S = BEFORE_CHANGE_S + 3
+BUDGET_S = BEFORE_CHANGE_S + TRY_S + 3
 """What a step may take, by a clock that pauses merely push on: some retries, and no time of the test's."""
 
 PATIENCE_S = 60.0
@@ -54,4 +54,4 @@ class Hasty(Deadline):
 
     def __init__(self, end: float) -> None:
         clock = Clock()
-        super().__init__(BEFORE_CHANGE_S + 1, clock.now, clock.sleep)
+        super().__init__(BEFORE_CHANGE_S + TRY_S + 1, clock.now, clock.sleep)
