@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from psycopg2 import sql
 from local.servers import rotation
 from local.servers.installation import Part, find_module
 from local.servers.pgbouncer import PGBOUNCER, run_pgbouncer
+from local.servers.proxy import run_proxy
 from local.servers.stack import USERNAME
 from rotation_lambda.errors import RotationError
 from rotation_lambda.preflight import Finding, Status
@@ -21,10 +23,14 @@ from rotation_lambda.preflight import Finding, Status
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from local.servers.proxy import Passage
     from local.servers.stack import Stack
     from local.terminal import Screen
 
 STYLES = {Status.WARNING: "yellow", Status.FAILED: "red"}
+WAKES_UP_S = 15.0
+"""How long the server takes to wake up; Aurora takes about as long after a short pause."""
+
 CREDCHECK = Part(
     "credcheck",
     find_module("credcheck"),
@@ -36,8 +42,9 @@ CREDCHECK = Part(
 class Breakage:
     """One way to break a stack: the check of the preflight that finds it, and the code that a rotation ends in.
 
-    `code` is None where a rotation mends it. `apply` returns what has to stay open meanwhile. With `of_server`
-    it is the whole server that breaks, and not only the role or the secret. `part` is what some machines lack for it.
+    `code` is None where a rotation succeeds all the same. `apply` returns what has to stay open meanwhile. With
+    `of_server` it is the whole server that breaks, and not only the role or the secret. `part` is what some machines
+    lack for it.
     """
 
     name: str
@@ -121,6 +128,23 @@ def _pooled(stack: Stack) -> ExitStack:
     kept, password = ExitStack(), str(stack.credential()["password"])
     _rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
     return kept
+
+
+def _asleep(stack: Stack) -> ExitStack:
+    """Put a relay before the server that holds connections as a paused cluster does: for the preflight, and again."""
+    kept, awake = ExitStack(), dict[bool, float]()
+
+    def hold(passage: Passage) -> None:
+        if passage.direction == "ask" and not passage.position:
+            wakes_up = awake.setdefault(_pending(stack) != "", time.monotonic() + WAKES_UP_S)
+            time.sleep(max(0.0, wakes_up - time.monotonic()))
+
+    _rewrite(port=kept.enter_context(run_proxy("127.0.0.1", stack.postgres.port, hold)).port)(stack)
+    return kept
+
+
+def _without_standby(stack: Stack) -> None:
+    stack.postgres.configure(synchronous_commit="on", synchronous_standby_names="away")
 
 
 def _credcheck(stack: Stack) -> None:
@@ -209,6 +233,14 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "database-timeout",
             lambda stack: _rewrite(port=stack.secrets_manager.port)(stack),
+        ),
+        Breakage(
+            "asleep",
+            f"The server answers after {WAKES_UP_S:.0f} seconds, as a paused Aurora cluster does.",
+            "login AWSCURRENT",
+            "warning",
+            None,
+            _asleep,
         ),
         Breakage("no-tls", "The server offers no TLS.", "TLS", "failed", "tls-failed", _without_tls, of_server=True),
         Breakage(
@@ -361,6 +393,15 @@ BREAKAGES: Mapping[str, Breakage] = {
             _standby,
             of_server=True,
         ),
+        Breakage(
+            "sync-standby",
+            "COMMIT waits for a standby that is away (synchronous_standby_names).",
+            "primary",
+            "ok",
+            None,
+            _without_standby,
+            of_server=True,
+        ),
     )
 }
 
@@ -383,6 +424,8 @@ def demonstrate(
             if found["status"] in STYLES:
                 finding = Finding(**{**found, "status": Status(found["status"])})
                 screen.row(finding.to_text(screen.width), style=STYLES[finding.status])
+        if report["status"] == Status.OK:
+            screen.row("nothing is in the way", style="green")
         screen.say()
         screen.row("A rotation:")
         screen.say()

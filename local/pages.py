@@ -51,7 +51,7 @@ def codes() -> str:
 def breakages() -> str:
     """Return the table of the ways to break the local stack."""
     rows = [
-        (f"`{one.name}`", one.what, f"{one.check}: {one.status}", f"`{one.code}`" if one.code else "recovers")
+        (f"`{one.name}`", one.what, f"{one.check}: {one.status}", f"`{one.code}`" if one.code else "succeeds")
         for one in BREAKAGES.values()
     ]
     return _table(("`--break`", "What is wrong", "The preflight says", "A rotation"), rows)

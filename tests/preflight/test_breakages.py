@@ -14,11 +14,13 @@ from uuid import uuid4
 
 import pytest
 
+from local import breakages
 from local.breakages import BREAKAGES, Breakage, demonstrate, rotate
 from local.servers.stack import USERNAME, Stack, run_stack
 from local.terminal import Screen
 from rotation_lambda import handler, preflight
 from rotation_lambda.postgres import login
+from rotation_lambda.preflight import database
 from tests.conftest import LEFT_OUT, has
 from tests.worlds.clocks import Hasty
 
@@ -49,6 +51,9 @@ def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(module, "Deadline", Hasty)
     if breakage and breakage.name == "silent":
         monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 0.2)
+    if breakage and breakage.name == "asleep":
+        monkeypatch.setattr(breakages, "WAKES_UP_S", 0.2)
+        monkeypatch.setattr(database, "SLOW_MS", 200)
     with ExitStack() as own:
         running = own.enter_context(run_stack()) if breakage and breakage.of_server else renew(servers)
         for name, value in running.environment.items():
@@ -135,7 +140,7 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
     findings = {finding["check"]: finding for finding in found["preflight"]["findings"]}
     finding, status = findings[breakage.check], found["preflight"]["status"]
     assert (finding["status"], status) == (breakage.status, breakage.status)
-    assert finding["action"]
+    assert bool(finding.get("action")) is (status != "ok")
     assert finding.get("code") == breakage.code
     others = [finding["check"] for finding in findings.values() if finding["status"] == "failed"]
     assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
@@ -143,7 +148,8 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
     assert found["as_expected"] is True
 
     assert shown.startswith(f"{breakage.name}: {breakage.what}\n\nThe preflight, in ")
-    assert re.search(rf"^{breakage.status} +{breakage.check}: .+\n +→ .+", shown, re.MULTILINE)
+    told = "nothing is in the way" if status == "ok" else rf"{status} +{breakage.check}: .+\n +→ .+"
+    assert re.search(f"^{told}", shown, re.MULTILINE)
     if breakage.code:
         assert re.search(rf"^failed +\w+ \({breakage.code}\): .+\n +→ .+", shown, re.MULTILINE)
         assert f"{found['rotation']['step']:<14}failed\n" in shown

@@ -1,6 +1,7 @@
 """A slow server is not an absent one: what may pass is waited for, and behind a failed step nothing is left at work.
 
-Holds and budgets are a twentieth of what they are in life, since only their proportion counts.
+Holds and budgets are a twentieth of what they are in life, since only their proportion counts; but a server that is
+awake has as much time to answer as in life.
 """
 
 from __future__ import annotations
@@ -37,11 +38,13 @@ __all__ = ["set_scene"]
 STRATEGIES = [strategy for strategy in Strategy if strategy is not Strategy.AUTO]
 each_strategy = pytest.mark.parametrize("strategy", STRATEGIES)
 HOLDS_S = [0.1, 0.8]
+USUAL_S, SHORT_S = login.CONNECT_TIMEOUT_S, 0.25
 
 
 @pytest.fixture(autouse=True)
-def twentieth(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", 0.25)
+def usual(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have what falls_asleep() changes changed back at the end."""
+    monkeypatch.setattr(login, "CONNECT_TIMEOUT_S", USUAL_S)
 
 
 def move(scene: Scene, port: int) -> None:
@@ -54,11 +57,16 @@ def move(scene: Scene, port: int) -> None:
 
 
 def falls_asleep(proxy: Proxy, seconds: float) -> None:
-    """Hold every connection that is made from now on, for so long, as a paused Aurora cluster does."""
+    """Hold every connection that is made from now on, for so long, as a paused Aurora cluster does.
+
+    Logins have little time meanwhile, so that some fail, and all that they need afterwards.
+    """
     awake = time.monotonic() + seconds
+    login.CONNECT_TIMEOUT_S = SHORT_S
 
     def rule(_: Passage) -> None:
         time.sleep(max(0.0, awake - time.monotonic()))
+        login.CONNECT_TIMEOUT_S = USUAL_S
 
     proxy.rule = rule
 
@@ -90,7 +98,7 @@ class TestAsleep:
             scene.take(token, step)
         assert scene.secret.labels["AWSCURRENT"] == token
         assert lets_in(scene, scene.secret.document())
-        assert hold < login.CONNECT_TIMEOUT_S or "Trying again for" in scene.notes()
+        assert hold < SHORT_S or "Trying again for" in scene.notes()
 
     @pytest.mark.parametrize("hold", HOLDS_S)
     def test_is_waited_for_by_the_preflight(
@@ -128,6 +136,7 @@ class TestAsleep:
         monkeypatch: pytest.MonkeyPatch,
     ) -> None:
         monkeypatch.setattr(deadline, "MOST_WAIT_S", 2.0)
+        login.CONNECT_TIMEOUT_S = SHORT_S
         scene = set_scene(postgres)
         move(scene, proxy.port)
         proxy.rule = cut_at("ask", 0, Stall)
@@ -170,13 +179,15 @@ class TestBudget:
                     stack.enter_context(closing(socket.create_server((address, silent.getsockname()[1]), backlog=9)))
                 deadline = Deadline(time.monotonic() + 30)
                 door = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, deadline, lambda _: many)
+                login.CONNECT_TIMEOUT_S = SHORT_S
                 began = time.monotonic()
                 with pytest.raises(errors.DatabaseTimeoutError, match="within 0"):
                     door.log_in(Credential("host", silent.getsockname()[1], "postgres", "app", "password"))
-        assert time.monotonic() - began < 20 * login.CONNECT_TIMEOUT_S
+        assert time.monotonic() - began < 20 * SHORT_S
 
     def test_leaves_each_address_its_share(self, postgres: PostgresServer) -> None:
         """The second one answers, though the first takes all the time that it gets."""
+        login.CONNECT_TIMEOUT_S = 2.0
         with closing(socket.create_server(("127.0.0.2", postgres.port), backlog=50)):
             deadline = Deadline(time.monotonic() + 60)
             door = Postgres(SslMode.VERIFY_FULL, str(postgres.ca_file), deadline, lambda _: ["127.0.0.2", "127.0.0.1"])
