@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from aws_lambda_powertools import Logger
 
 from rotation_lambda import __version__, clients, metrics, steps
-from rotation_lambda.deadline import Deadline
+from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.errors import RotationError, UnexpectedError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
@@ -71,8 +72,9 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         logger.append_keys(secret_id=description.arn)
         versions.check(event.client_request_token, event.step)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
+        early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
         superusers = Superusers(
-            lambda arn: SecretsManager(client, arn, deadline), lambda: Rds(clients.rds(), deadline), settings
+            lambda arn: SecretsManager(client, arn, early), lambda: Rds(clients.rds(), early), settings
         )
         memory = _MEMORY.setdefault(description.arn, {})
         if event.client_request_token not in memory:

@@ -71,7 +71,7 @@ class Session(Protocol):
     def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
     def check_identity(self) -> list[str]: ...
-    def hold_role(self, password: str) -> None: ...
+    def hold_role(self, login: Credential) -> None: ...
     def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
@@ -130,6 +130,9 @@ class Rotation:
     old_one_works: ClassVar[bool] = False
     """Whether AWSCURRENT logs in until its label moves, so that nobody needs that to happen."""
 
+    by_superuser: ClassVar[bool] = False
+    """Whether a superuser changes the password, who can hold the row of a user that may not do so itself."""
+
     @staticmethod
     def next_user(current: Credential) -> str:
         """Return whose name the next credential bears."""
@@ -182,7 +185,7 @@ class Rotation:
                 session = self._hold(pending)
                 if session is not None:
                     held.enter_context(session)
-                    self._check_in_force(pending, RESERVE_S)
+                    self._check_in_force(self._places(pending, session.credential)[0], RESERVE_S)
             except DatabaseError as error:
                 if not error.unknown or self.old_one_works or not self._was_proved():
                     raise
@@ -192,6 +195,7 @@ class Rotation:
                 blind = False
             self._move(look=session is None or self.old_one_works)
         if session is None and not blind:
+            logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
             self._look_back(pending)
         proof = self.memory.pop(self.token, None)
         told = ""
@@ -245,7 +249,7 @@ class Rotation:
         self.memory[self.token] = Proof(self.deadline.clock(), self.versions.current, changed)
 
     def _hold(self, pending: Credential) -> Session | None:
-        """Return a session of AWSPENDING's user that holds the role's row; None where that cannot be had.
+        """Return a session that holds the row of AWSPENDING's user, which has logged in; None where it cannot be had.
 
         An honest change holds it for HOLD_S at most, which is waited for. Raises LoginRefusedError, and what no answer
         until the reserve ends in.
@@ -253,17 +257,30 @@ class Rotation:
 
         def hold() -> Session | None:
             session = self.prove(pending, StagingLabel.PENDING, self.token)
-            with ExitStack() as opened:
-                if session is not None:
-                    opened.enter_context(session).hold_role(pending.password)
-                opened.pop_all()
-            return session
-
-        try:
-            return self.deadline.wait_for(hold, RESERVE_S, passes=is_anothers, at_most=HOLD_S)
-        except (DatabaseReadOnlyError, PasswordChangeError, RoleLockedError) as error:
-            logger.info("AWSCURRENT moves without the role's row, and is verified afterwards: %s", error.what)
+            try:
+                return self._take_row(session, pending)
+            except RotationError as error:
+                if is_anothers(error):
+                    raise
+                logger.info("Nobody can hold the role's row: %s", error.what)
             return None
+
+        with suppress(PasswordChangeError, RoleLockedError):
+            return self.deadline.wait_for(hold, RESERVE_S, passes=is_anothers, at_most=HOLD_S)
+        return None
+
+    def _take_row(self, session: Session | None, pending: Credential) -> Session | None:
+        """Return the session, or its superuser's where it may not, with the row; a session without it is closed."""
+        if session:
+            try:
+                return _with_row(session, pending)
+            except DatabaseError as error:
+                if is_anothers(error) or not self.by_superuser:
+                    raise
+        if not self.by_superuser:
+            return None
+        superuser = self.superusers.of(pending)
+        return _with_row(self.database.log_in(superuser, scram_only=True, reserve=RESERVE_S), pending)
 
     def _log_in(self, way: str, credential: Credential) -> Session:
         """Log in; the password of a version without a label is never offered by md5."""
@@ -478,7 +495,15 @@ def shows(database: Database, credential: Credential, door: Session | DatabaseEr
     return True
 
 
-def is_anothers(error: DatabaseError) -> bool:
+def _with_row(session: Session, login: Credential) -> Session:
+    with ExitStack() as stack:
+        stack.push(session)
+        session.hold_role(login)
+        stack.pop_all()
+    return session
+
+
+def is_anothers(error: RotationError) -> bool:
     """Tell whether it was another's change of the same role that stood in the way."""
     return isinstance(error, RoleLockedError) or getattr(error, "sqlstate", None) in _TWIN
 

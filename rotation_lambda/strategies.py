@@ -130,6 +130,8 @@ class BySuperuser(SingleUser):
 
     __slots__ = ()
 
+    by_superuser: ClassVar[bool] = True
+
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force, if that was.
 
@@ -170,6 +172,7 @@ class AlternatingUsers(Rotation):
     __slots__ = ()
 
     old_one_works: ClassVar[bool] = True
+    by_superuser: ClassVar[bool] = True
 
     @staticmethod
     def next_user(current: Credential) -> str:

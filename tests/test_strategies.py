@@ -10,7 +10,7 @@ import pytest
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import BEFORE_CHANGE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
 from rotation_lambda.event import Step
 from rotation_lambda.rotation import MOST_ORPHANS
 from rotation_lambda.settings import Strategy
@@ -765,6 +765,99 @@ class TestAlternatingUsersProof:
         world.database.at_login[5] = world.database.trouble.clear
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+
+FORBIDDEN = errors.PasswordChangeError("permission denied", sqlstate="42501")
+
+
+def set_by_superuser() -> World:
+    return by_superuser(set_)
+
+
+@pytest.mark.parametrize("make", [prepared, set_by_superuser])
+class TestRowHeldByASuperuser:
+    """Where the user may not change itself, as with rds.restrict_password_commands, or its server is a standby."""
+
+    def test_is_held_while_the_label_moves(self, make: Callable[[], World]) -> None:
+        world = make()
+        user = Credential.parse(world.secrets.values[PENDING]).username
+        world.database.change_trouble = [FORBIDDEN]
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert logins(world) == [(user, "pending"), ("master", "super"), (user, "pending")]
+        assert world.database.locks == [user]
+        assert world.database.scram_only == {"super"}
+        assert world.database.reserves[1] == RESERVE_S
+        assert world.database.open_sessions == 0
+
+    def test_is_the_writers_which_has_to_accept_the_password_too(self, make: Callable[[], World]) -> None:
+        world = on_a_replica(make())
+        user = Credential.parse(world.secrets.values[PENDING]).username
+        world.database.change_trouble = [errors.DatabaseReadOnlyError("a standby")]
+        world.take(Step.FINISH_SECRET)
+        assert hosts(world) == [(user, "db.example"), ("master", WRITER), (user, WRITER)]
+
+    def test_is_waited_for_while_an_honest_change_holds_it(self, make: Callable[[], World]) -> None:
+        world = make()
+        user = Credential.parse(world.secrets.values[PENDING]).username
+        world.database.change_trouble = [FORBIDDEN, errors.RoleLockedError("process 4711"), FORBIDDEN]
+        world.take(Step.FINISH_SECRET)
+        assert [one for one, _ in logins(world)] == [user, "master", user, "master", user]
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize(
+        "trouble",
+        [
+            errors.SuperuserMismatchError("two servers."),
+            errors.SecretsManagerError("throttled."),
+            errors.LoginRefusedError("rotated meanwhile."),
+            errors.DatabaseTimeoutError("silence."),
+            FORBIDDEN,
+        ],
+    )
+    def test_is_done_without_where_the_superuser_cannot_help(
+        self, make: Callable[[], World], trouble: errors.RotationError
+    ) -> None:
+        world = make()
+        world.database.change_trouble = [FORBIDDEN]
+        if trouble is FORBIDDEN:
+            world.database.change_trouble.append(trouble)
+        elif isinstance(trouble, errors.DatabaseError):
+            world.database.trouble["super"] = trouble
+        else:
+            world.superusers.trouble = trouble
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.calls[-2:] == ["DescribeSecret", "UpdateSecretVersionStage"]
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.database.logins[-1].password == "pending"
+        assert world.clock.pauses == []
+        assert world.database.open_sessions == 0
+
+    def test_moves_nothing_once_the_password_is_another(self, make: Callable[[], World]) -> None:
+        world = make()
+        user = Credential.parse(world.secrets.values[PENDING]).username
+        world.database.change_trouble = [FORBIDDEN]
+
+        def set_another() -> None:
+            world.database.password = "the other's"
+            world.database.others[user] = "the other's"
+
+        world.database.at_login[3] = set_another
+        with pytest.raises(errors.LoginRefusedError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert world.database.open_sessions == 0
+
+
+def test_a_superuser_holds_the_row_of_a_user_before_a_shut_door() -> None:
+    """A single user with a connection limit of one: its session is its application's."""
+    world = set_by_superuser()
+    world.database.trouble["pending"] = errors.LoginNotAllowedError("too many connections")
+    world.take(Step.FINISH_SECRET)
+    assert [user for user, _ in logins(world)] == ["app", "master", "app"]
+    assert world.database.locks == ["app"]
+    assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
 
 
 @pytest.mark.parametrize("make", [alternating, by_superuser])

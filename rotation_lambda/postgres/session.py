@@ -213,22 +213,25 @@ class Session:
         Raises DatabaseReadOnlyError, RoleLockedError or PasswordChangeError. After either the old password holds,
         unless the message says that COMMIT was not confirmed.
         """
-        self._change("SESSION_USER", self._verifier_of(password), confirm)
+        self._change("SESSION_USER", self._verifier_of(self.credential.with_password(password)), confirm)
 
-    def hold_role(self, password: str) -> None:
+    def hold_role(self, login: Credential) -> None:
         """Keep everybody else from changing the user's password, in any database, until this session is closed.
 
         The role's row in pg_authid is the lock: this sets the password that the user has, in a transaction that is
-        never committed. Raises what change_password() raises where the row cannot be had; nothing is held then.
+        never committed, of the user's own or of a superuser's. Raises what change_password() raises where the row
+        cannot be had; nothing is held then.
         """
-        verifier = self._verifier_of(password)
-        self._attempt(lambda: self._alter(_BEGIN, "SESSION_USER", verifier))
+        own = login.username == self.credential.username
+        role = "SESSION_USER" if own else roles.quote_name(login.username)
+        verifier = self._verifier_of(login)
+        self._attempt(lambda: self._alter(_BEGIN, role, verifier))
 
-    def _verifier_of(self, password: str) -> str:
+    def _verifier_of(self, login: Credential) -> str:
         algorithm = SCRAM
         if self.authentication == MD5:
             [(algorithm,)] = self._ask("SHOW password_encryption")
-        return str(encrypt_password(password, self.credential.username, self._connection, algorithm))
+        return str(encrypt_password(login.password, login.username, self._connection, algorithm))
 
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
@@ -245,8 +248,7 @@ class Session:
             self._carry_out(plan.changes)
             notes.extend(plan.notes)
 
-        verifier = encrypt_password(pending.password, pending.username, self._connection, SCRAM)
-        self._change(roles.quote_name(pending.username), verifier, confirm, prepare)
+        self._change(roles.quote_name(pending.username), self._verifier_of(pending), confirm, prepare)
         return notes
 
     def _change(

@@ -22,9 +22,10 @@ from rotation_lambda import errors
 from rotation_lambda import postgres as adapter
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import HOLD_S, Deadline
+from rotation_lambda.postgres import login as entrance
 from rotation_lambda.postgres import session as room
 from rotation_lambda.postgres import wire
-from rotation_lambda.postgres.session import LOCK_TIMEOUT_S, _read_change_failure
+from rotation_lambda.postgres.session import _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.worlds.clocks import PATIENCE_S
 from tests.worlds.fakes import FakeDatabase
@@ -63,13 +64,14 @@ def door(server: PostgresServer, ca_file: Path | None = None) -> adapter.Postgre
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A database, fake or real, and the credential that opens it; whether somebody waits there for a lock.
+    """A database, fake or real, and the credentials of a user and a superuser; whether somebody waits there for a lock.
 
     An administrator can limit the user to so many sessions, and end them.
     """
 
     database: rotation.Database
     credential: Credential
+    superuser: Credential
     is_waited_for: Callable[[], bool]
     limit: Callable[[int], object]
     end_sessions: Callable[[], None]
@@ -84,9 +86,9 @@ def subject(
 
         def wait(freed: Callable[[], bool]) -> bool:
             waits.set()
-            return poll(freed, LOCK_TIMEOUT_S)
+            return poll(freed, room.LOCK_TIMEOUT_S)
 
-        fake = FakeDatabase("app", "old", wait=wait)
+        fake = FakeDatabase("app", "old", wait=wait, others={"master": "super"})
 
         def end_sessions() -> None:
             for session in fake.sessions:
@@ -95,6 +97,7 @@ def subject(
         return Subject(
             fake,
             FAKE_CREDENTIAL,
+            FAKE_CREDENTIAL.with_password("super", "master"),
             waits.is_set,
             lambda most: fake.limits.update({"app": most}),
             end_sessions,
@@ -105,10 +108,18 @@ def subject(
     return Subject(
         door(server),
         credential(role),
+        credential(role, username=server.superuser, password=server.password),
         lambda: bool(server.query("SELECT 1 FROM pg_locks WHERE NOT granted")),
         lambda most: server.query(limit.format(sql.Identifier(role.name), sql.Literal(most))),
         lambda: end_sessions_of(role),
     )
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wait for a row for a moment only."""
+    monkeypatch.setattr(room, "LOCK_TIMEOUT_S", 0.1)
+    monkeypatch.setattr(entrance, "OPTIONS", room.OPTIONS.replace("lock_timeout=3s", "lock_timeout=100ms"))
 
 
 def poll(what: Callable[[], bool], seconds: float) -> bool:
@@ -138,10 +149,12 @@ class TestContract:
         with pytest.raises(errors.LoginRefusedError):
             subject.database.log_in(subject.credential)
 
-    def test_holds_a_role_that_nobody_else_can_change_meanwhile(self, subject: Subject) -> None:
+    @pytest.mark.usefixtures("impatient")
+    @pytest.mark.parametrize("by_superuser", [False, True])
+    def test_holds_a_role_that_nobody_else_can_change_meanwhile(self, subject: Subject, *, by_superuser: bool) -> None:
         """In no database, and the holder changes nothing: what it wrote is rolled back."""
-        with subject.database.log_in(subject.credential) as session:
-            session.hold_role(subject.credential.password)
+        with subject.database.log_in(subject.superuser if by_superuser else subject.credential) as session:
+            session.hold_role(subject.credential)
             with (
                 subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
                 pytest.raises(errors.RoleLockedError),
@@ -196,6 +209,7 @@ class TestContract:
         with subject.database.log_in(subject.credential) as session:
             session.change_password("newer")
 
+    @pytest.mark.usefixtures("impatient")
     def test_keeps_every_other_change_of_the_role_waiting_in_every_database(self, subject: Subject) -> None:
         """lock_timeout ends the wait."""
 
@@ -332,6 +346,9 @@ class TestChangePassword:
         change(role)
         assert role.lets_in("new")
         assert not role.lets_in(role.password)
+        superuser = credential(role, username=postgres.superuser, password=postgres.password)
+        with door(postgres).log_in(superuser) as session:
+            session.hold_role(credential(role))
 
     @pytest.mark.parametrize("password", PASSWORDS, ids=range(len(PASSWORDS)))
     def test_takes_every_printable_password_from_the_old_to_the_new(
@@ -351,6 +368,7 @@ class TestChangePassword:
         finally:
             role.server.query(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(dbname)))
 
+    @pytest.mark.usefixtures("impatient")
     def test_says_that_another_transaction_stands_in_the_way(self, role: Role) -> None:
         session = door(role.server).log_in(credential(role))
         with session, lock_of(role), pytest.raises(errors.RoleLockedError):
@@ -405,15 +423,17 @@ class TestChangePassword:
 class TestHeldRow:
     """The role's row in pg_authid, which is one for all databases of a server."""
 
+    @pytest.mark.usefixtures("impatient")
     def test_names_who_has_changed_a_role(self, any_role: Role, make_role: Callable[..., Role]) -> None:
         database = door(any_role.server)
         with database.log_in(credential(any_role)) as first, database.log_in(credential(any_role)) as second:
-            first.hold_role(any_role.password)
+            first.hold_role(credential(any_role))
             with pytest.raises(errors.RoleLockedError) as caught:
                 second.change_password("new")
         assert re.search(rf"process \d+ of user '{any_role.name}'", caught.value.what)
         assert any_role.lets_in(any_role.password)
 
+    @pytest.mark.usefixtures("impatient")
     def test_names_a_prepared_transaction(self, make_role: Callable[..., Role]) -> None:
         with run_postgres(settings={"max_prepared_transactions": "2"}) as server:
             role = make_role(server)
@@ -427,12 +447,13 @@ class TestHeldRow:
             with door(server).log_in(credential(role)) as session:
                 session.change_password("new")
 
+    @pytest.mark.usefixtures("impatient")
     def test_can_be_changed_by_the_same_session_that_had_to_wait(self, role: Role) -> None:
         """A put-back tries again in the session that made the change."""
         database = door(role.server)
         with database.log_in(credential(role)) as session:
             with database.log_in(credential(role)) as other:
-                other.hold_role(role.password)
+                other.hold_role(credential(role))
                 with pytest.raises(errors.RoleLockedError):
                     session.change_password("new")
             session.change_password("new")
@@ -442,7 +463,7 @@ class TestHeldRow:
         with door(role.server).log_in(credential(role)) as session:
             session.in_recovery = True
             with pytest.raises(errors.DatabaseReadOnlyError):
-                session.hold_role(role.password)
+                session.hold_role(credential(role))
 
     def test_is_freed_by_the_server_when_a_change_takes_too_long(
         self, role: Role, monkeypatch: pytest.MonkeyPatch

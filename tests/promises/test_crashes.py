@@ -539,7 +539,7 @@ def test_a_transaction_that_outlives_its_function_is_named(
         token = world.begin()
         assert world.take("createSecret", token) is None
         left = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Clock().deadline()).log_in(world.credential("AWSCURRENT"))
-        left.hold_role(world.credential("AWSCURRENT").password)
+        left.hold_role(world.credential("AWSCURRENT"))
         failure = world.take("setSecret", token)
         assert isinstance(failure, errors.RoleLockedError)
         assert f"of user '{world.role}'" in failure.what

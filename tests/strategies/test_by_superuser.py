@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from rotation_lambda import errors, steps
+from rotation_lambda import errors, handler, steps
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from tests.worlds.scenes import Scene, assemble, every_scene, lets_in, scene, set_scene, statements_in
 
@@ -63,6 +63,16 @@ class TestRotation:
         assert log.count("connection received") == 6
         assert log.count("password authentication failed") == 0
         assert len(statements_in(log)) == 2, "finishSecret holds the role's row, and rolls back"
+
+    def test_looks_for_no_superuser_once_the_reserve_has_begun(
+        self, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        token = scene.begin()
+        scene.take(token, "createSecret")
+        with monkeypatch.context() as patch:
+            patch.setattr(handler, "RESERVE_S", 55.0)
+            assert "time is up" in scene.fail(errors.SecretsManagerError, "setSecret", token=token).what
+        scene.take(token)
 
     def test_a_step_that_comes_twice_does_no_harm(self, scene: Scene) -> None:
         token = scene.begin()

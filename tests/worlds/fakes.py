@@ -166,6 +166,7 @@ class FakeSuperusers:
 class FakeDatabase:
     """One server with one role, and `others` by name. `trouble` says, by password, what a login raises.
 
+    Of each login `logins` has the credential, and `reserves` how many seconds it is to leave.
     A superuser's changes are in `plans`: for whom, and whether one of the secret's passwords or its tag spoke for it;
     of users in `doubt` the superuser asks that as well as of AWSCURRENT's. `notes` are what they tell,
     and `identities` as whom sessions run, by user. A host that `lags` refuses so many logins before it has replayed a
@@ -182,6 +183,7 @@ class FakeDatabase:
     trouble: dict[str, DatabaseError] = field(default_factory=dict)
     change_trouble: list[DatabaseError] = field(default_factory=list)
     logins: list[Credential] = field(default_factory=list)
+    reserves: list[float] = field(default_factory=list)
     changes: list[str] = field(default_factory=list)
     scram_only: set[str] = field(default_factory=set)
     any_method: set[str] = field(default_factory=set)
@@ -218,6 +220,7 @@ class FakeDatabase:
     def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> FakeSession:
         self.effect("log in")
         self.logins.append(credential)
+        self.reserves.append(reserve)
         (self.scram_only if scram_only else self.any_method).add(credential.password)
         if act := self.at_login.get(len(self.logins)):
             act()
@@ -296,9 +299,9 @@ class FakeSession:
         found.check(self.credential)
         return found.clone_owns
 
-    def hold_role(self, password: str) -> None:
+    def hold_role(self, login: Credential) -> None:
         """Keep everybody else from changing the user's password until the session is closed."""
-        self._alter(self.credential.username)
+        self._alter(login.username)
 
     def change_password_of(
         self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust

@@ -286,15 +286,11 @@ class World:
     # What must hold.
 
     def look(self) -> None:
-        """See that somebody can log in, and under alternating users that AWSCURRENT can.
-
-        Where finishSecret cannot have the row, the label can be wrong from its move until the look back.
-        """
+        """See that somebody can log in, and under alternating users that AWSCURRENT can."""
         logs_in, current = self.logs_in(), self.labels[CURRENT]
         assert logs_in, "nobody can log in"
         assert self.abandoned or logs_in & set(self.labels.values()), "only a version without a label logs in"
-        at_move = not self.setting.may_change_itself and any(one.moved for one in self.at_work.values())
-        if self.alternates and not at_move:
+        if self.alternates:
             assert current in logs_in | self.wrong, "AWSCURRENT does not log in"
         for one in self.at_work.values():
             one.logs_in |= one.moved and current == one.token and current in logs_in
@@ -456,8 +452,8 @@ class World:
         return True
 
     def hold_the_row(self) -> bool:
-        """Hold the row of AWSCURRENT's user, as any user with CONNECT can from PostgreSQL 16 on."""
-        return self._alter_by_hand("app", None)
+        """Hold the row of the next user, as any user with CONNECT can from PostgreSQL 16 on."""
+        return self._alter_by_hand("app_clone" if self.alternates else "app", None)
 
     def _alter_by_hand(self, role: str, password: str | None) -> bool:
         session = self.own(FakeSession(self.server, MASTER))
