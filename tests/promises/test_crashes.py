@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -34,7 +34,7 @@ from tests.worlds.sample import SEEN, seen
 from tests.worlds.tried import PAGE, WHOSE, Tried, first_cell, in_all, names_beside, rows_of, tried
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
@@ -44,6 +44,7 @@ __all__ = ["seen", "tried"]
 pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover]
 
 IDLE_S = 0.2
+_One = TypeVar("_One")
 GOODBYE = b"X\0\0\0\4"
 
 
@@ -116,9 +117,9 @@ class Matrix:
         self.clean = [[effect for stage in stages for effect in stage.effects], list(self.world.effects)]
         return stages
 
-    def drawn(self, stage: Stage) -> Iterator[tuple[str, int]]:
+    def drawn(self, moments: Iterable[_One]) -> Iterator[_One]:
         """Yield the moments that are run, and count them all."""
-        for moment in stage.moments():
+        for moment in moments:
             if sample.drawn(self.crashes):
                 yield moment
             self.crashes += 1
@@ -228,7 +229,7 @@ BOTH_PUT_BACK = pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strat
 
 def kill_everywhere(world: World, matrix: Matrix, stage: Stage, token: str) -> None:
     """Kill the step before and after each of its effects, and run every continuation from there."""
-    for point in matrix.drawn(stage):
+    for point in matrix.drawn(stage.moments()):
         world.restore(stage.start)
         assert isinstance(world.take(stage.step, token, stage.and_at(point, kill)), KilledError)
         world.readmit()
@@ -261,18 +262,26 @@ class Setting:
     standby_away: bool = False
 
 
+STANDBY = "COMMIT waits for a standby that is away"
 SETTINGS = {
     "idle_session_timeout on the role": Setting(on_role=f"SET idle_session_timeout = '{IDLE_S:.3f}s'"),
     "password_encryption = md5 on the role": Setting(on_role="SET password_encryption = 'md5'"),
     "password_encryption = md5 on the server": Setting(on_server="md5"),
     "an md5 verifier, md5 in pg_hba.conf": Setting("md5", "md5"),
-    "COMMIT waits for a standby that is away": Setting(on_role="SET synchronous_commit = 'on'", standby_away=True),
+    STANDBY: Setting(on_role="SET synchronous_commit = 'on'", standby_away=True),
 }
 
 
 @contextmanager
-def world_set(setting: Setting, server: PostgresServer, keeper: SecretsManagerServer) -> Iterator[World]:
-    with world_of(server, keeper, encryption=setting.stored, options=setting.on_role) as world:
+def world_set(
+    setting: Setting,
+    server: PostgresServer,
+    keeper: SecretsManagerServer,
+    strategy: Strategy = Strategy.SINGLE_USER,
+) -> Iterator[World]:
+    with world_of(server, keeper, strategy=strategy, encryption=setting.stored, options=setting.on_role) as world:
+        if strategy is not Strategy.SINGLE_USER:
+            world.alter(setting.on_role, world.superuser)
         away = "away" if setting.standby_away else None
         server.configure(password_encryption=setting.on_server, synchronous_standby_names=away)
         server.use_hba(f"host all {world.role} all {setting.method}", server.default_hba)
@@ -412,6 +421,53 @@ def test_a_new_password_that_is_refused(
         tried(matrix.crashes, len(CONTINUATIONS))
 
 
+# What a session that is lost leaves at work.
+
+
+def cut_off_everywhere(world: World, matrix: Matrix, stage: Stage, token: str, since: int = 0) -> None:
+    """Lose the sessions before each effect, and with each COMMIT on its way; the function goes on, and says what is.
+
+    The standby is back when the step has ended; where a COMMIT is on its way, also before.
+    """
+
+    def cut_off_and_confirm() -> None:
+        world.cut_off(committed=True)
+        world.confirm()
+
+    commits = [("before", number) for number, name in enumerate(stage.effects) if name == "COMMIT"]
+    cuts: list[tuple[tuple[str, int], Act]] = [
+        *((point, world.cut_off) for point in stage.moments()),
+        *((point, partial(world.cut_off, committed=True)) for point in commits),
+        *((point, cut_off_and_confirm) for point in commits),
+    ]
+    for point, cut_off in matrix.drawn([cut for cut in cuts if cut[0][1] >= since]):
+        world.restore(stage.start)
+        world.take(stage.step, token, stage.and_at(point, cut_off))
+        world.readmit()
+        with suppress(KnownFutureError):
+            assert world.go_on(token, rest=SUCCESS) is None, world.tell("no help")
+            matrix.settle()
+
+
+@STRATEGIES
+@pytest.mark.row("COMMIT waits for a standby that comes back, and sessions are cut off")
+def test_sessions_are_cut_off(
+    strategy: Strategy, server: PostgresServer, keeper: SecretsManagerServer, tried: Tried
+) -> None:
+    with world_set(SETTINGS[STANDBY], server, keeper, strategy) as world:
+        assert world.rotate() is None
+        matrix, token = Matrix(world, STANDBY), world.begin()
+        start, world.afterwards = world.snapshot(), world.confirm
+        for stage in matrix.stages(token):
+            if "ALTER ROLE" in stage.effects:
+                cut_off_everywhere(world, matrix, stage, token)
+        if not world.alternates:
+            world.restore(start)
+            stage = put_back(world, matrix, token, world.expire, lifted=True)
+            cut_off_everywhere(world, matrix, stage, token, stage.effects.index("COMMIT"))
+        tried(matrix.crashes, 1)
+
+
 # What somebody else does while the function is at work.
 
 
@@ -454,7 +510,7 @@ OTHERS: dict[str, Callable[[World, str], None]] = {
 
 def interrupt_everywhere(world: World, matrix: Matrix, stage: Stage, token: str, other: str) -> None:
     """Let somebody else act before every effect and after the last one, and the function go on."""
-    for point in matrix.drawn(stage):
+    for point in matrix.drawn(stage.moments()):
         world.restore(stage.start)
         after: dict[str, str | None] = {}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import math
+import os
 import random
 import re
 import secrets
@@ -14,6 +15,7 @@ from contextlib import closing, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, fields, replace
 from hashlib import md5, pbkdf2_hmac, sha256
+from socket import SHUT_RDWR, socket
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from uuid import uuid4
 
@@ -21,6 +23,7 @@ import psycopg2.errors
 import pytest
 from moto.secretsmanager.models import secretsmanager_backends
 from psycopg2 import sql
+from psycopg2.extensions import TRANSACTION_STATUS_INTRANS
 
 from local.servers import rotation
 from local.servers.secrets_manager import REGION
@@ -212,6 +215,8 @@ class World:
     at: str = ""
     knows: Callable[[tuple[str, ...], str], bool] = field(default=lambda *_: False, repr=False)
     deadline: Callable[[], Deadline] = field(default=lambda: Clock().deadline(), repr=False)
+    afterwards: Callable[[], None] = field(default=lambda: None, repr=False)
+    _watched: Effects = field(init=False, repr=False)
     _admin: Connection = field(init=False, repr=False)
     _secret: Any = field(init=False, repr=False)
 
@@ -364,9 +369,12 @@ class World:
     # What the function does.
 
     def take(self, step: str, token: str, acts: Acts = NO_ACTS) -> RotationError | KilledError | None:
-        """Have the function take the step, be it to its end or to its death, and look after the invariant."""
+        """Have the function take the step, be it to its end or to its death, and look after the invariants.
+
+        What happens `afterwards` changes nothing that a step which says that it failed has left.
+        """
         random.seed(0)  # for the jitter of the pauses: there are as many of them each time
-        watched = Effects(self, acts)
+        self._watched = watched = Effects(self, acts)
         failure: RotationError | KilledError | None = None
         try:
             self._invoke(RotationEvent(Step(step), self.arn, token), watched)
@@ -376,7 +384,11 @@ class World:
             failure = KilledError()
             for session in watched.sessions:
                 Session.close(session)
+        left = self._rows()
+        self.afterwards()
         self._await_logouts("pid", watched.backends)
+        told = self._rows() == left or not isinstance(failure, RotationError)
+        assert told, self.tell(f"{step} has failed, and then the database changes: {failure}")
         self.effects += watched.names
         self.last = len(watched.names)
         self.story.append(f"{step} of {token[:4]}: {failure!r:.500}" if failure else f"{step} of {token[:4]}")
@@ -413,6 +425,24 @@ class World:
         """Wait until the server has seen that sockets are closed, and let go of locks, which takes it a moment."""
         left = f"SELECT pid FROM pg_stat_activity WHERE {column} = ANY (%s)"
         wait_until(lambda: not self.query(left, those), "the server ends its sessions")
+
+    def cut_off(self, *, committed: bool = False) -> None:
+        """Lose the connections that the function has; if `committed`, when the server has got its COMMIT."""
+        for session in self._watched.sessions:
+            connection = session._connection
+            if connection.closed:
+                continue
+            if committed and connection.info.transaction_status == TRANSACTION_STATUS_INTRANS:
+                connection.cursor().execute("COMMIT")
+            with socket(fileno=os.dup(connection.fileno())) as tcp:
+                tcp.shutdown(SHUT_RDWR)
+        at_work = "SELECT pid FROM pg_stat_activity WHERE pid = ANY (%s) AND wait_event IS DISTINCT FROM 'SyncRep'"
+        wait_until(lambda: not self.query(at_work, self._watched.backends), "the server sees that they are gone")
+
+    def confirm(self) -> None:
+        """Do as a standby that is back: whatever waits for it is committed."""
+        waiting = "pg_stat_activity WHERE usename = ANY (%s) AND wait_event = 'SyncRep'"
+        self.query(f"SELECT pg_cancel_backend(pid) FROM {waiting}", self.roles)
 
     # What Secrets Manager does.
 
