@@ -17,21 +17,21 @@ ENV ?= default
 help:  ## List the commands
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | awk -F'\t' '{printf "  make %-9s %s\n", $$1, $$2}'
 
-rotate: $(LOCAL)  ## Rotate a real PostgreSQL password on this machine (ARGS="--times 3", ARGS=--help)
+rotate: $(LOCAL)  ## Rotate a real PostgreSQL password on this machine (ARGS=--help)
 	@$(RUN) -m local $(ARGS)
 
-local: $(LOCAL)  ## Start the same PostgreSQL and Secrets Manager, and keep them running until Ctrl-C
+local: $(LOCAL)  ## Keep a PostgreSQL and a Secrets Manager running until Ctrl-C
 	@$(RUN) -m local --serve $(ARGS)
 
-preflight: $(LOCAL)  ## Check what a rotation needs, changing nothing (SECRET=prod/shop/orders, ARGS=--json)
-	@[ -n '$(SECRET)' ] || { echo 'Name the secret: make preflight SECRET=prod/shop/orders'; exit 3; }
-	@$(RUN) -m rotation_lambda.preflight '$(SECRET)' $(ARGS)
+preflight: $(LOCAL)  ## Check what a rotation needs, changing nothing (SECRET=NAME)
+	@[ -n "$$SECRET" ] || { echo 'Name the secret: make preflight SECRET=prod/shop/orders' >&2; exit 3; }
+	@$(RUN) -m rotation_lambda.preflight "$$SECRET" $(ARGS)
 
 TESTS := $(RUN) -m pytest --numprocesses auto --dist worksteal
-test: $(READY)  ## Run the tests, with today's part of those that try everything (ARGS="-k finish", CRASHES=all)
+test: $(READY)  ## Run the tests, those that try everything in today's part
 	@$(TESTS) $(ARGS)
 
-check: $(READY)  ## Lint, type-check, and run all tests, with branch coverage, as CI does
+check: $(READY)  ## Lint, type-check and run all tests, with coverage, as CI does
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
@@ -41,33 +41,36 @@ check: $(READY)  ## Lint, type-check, and run all tests, with branch coverage, a
 # names there is a copy beside it.
 ARCHITECTURE ?= x86_64
 TEMPLATE = $(if $(filter x86_64,$(ARCHITECTURE)),template.yaml,template.$(ARCHITECTURE).yaml)
-BUILD = $(SAM) build --config-env $(ENV) --template-file $(TEMPLATE)
+# An environment that samconfig.toml does not have is a slip, unless `sam deploy --guided` is to write it there.
+KNOWN = grep -q '^\[$(ENV)\.' samconfig.toml || case "$$ARGS" in *--guided*) ;; *) \
+	echo "samconfig.toml has no $(ENV). To add it: make deploy ENV=$(ENV) ARGS=--guided" >&2; exit 2;; esac
+BUILD = $(KNOWN); $(SAM) build --config-env $(ENV) --template-file $(TEMPLATE)
 template.%.yaml: template.yaml
 	@[ -d "lambda/$*" ] || { echo "ARCHITECTURE=$*: say x86_64 or arm64" >&2; exit 2; }
 	@sed 's/^\( *Architecture\): x86_64$$/\1: $*/' template.yaml >$@
 
-build: $(READY) $(TEMPLATE)  ## Build the function for AWS Lambda (ARCHITECTURE=arm64 for Graviton)
+build: $(READY) $(TEMPLATE)  ## Build the function for AWS Lambda (ARCHITECTURE=arm64)
 	@$(BUILD) $(ARGS)
 
-deploy: $(READY) $(TEMPLATE)  ## Build it and deploy it (ENV=prod: what samconfig.toml has for prod; ARGS=--guided asks)
+deploy: $(READY) $(TEMPLATE)  ## Build and deploy it (ENV=prod, ARGS=--guided)
 	@$(BUILD)
 	@[ -t 0 ] || set -- --no-confirm-changeset; $(SAM) deploy --config-env $(ENV) "$$@" $(ARGS)
 
-package: $(READY)  ## Build zips and templates of both architectures for a bucket (BUCKET=my-bucket PREFIX=folder/)
-	@$(RUN) -m local.package --bucket '$(BUCKET)' --prefix '$(PREFIX)'
+package: $(READY)  ## Build zips and templates for a bucket (BUCKET=my-bucket)
+	@$(RUN) -m local.package --bucket '$(value BUCKET)' --prefix '$(value PREFIX)' $(ARGS)
 
-events: build  ## Begin a rotation on what `make local` runs, with an event for each `sam local invoke` (STACK=PORT)
-	@$(RUN) -m local.events $(if $(STACK),--stack $(STACK))
+events: build  ## Begin a rotation on `make local`, for `sam local invoke`
+	@$(RUN) -m local.events $(if $(STACK),--stack $(STACK)) $(ARGS)
 
-bundle: $(LOCAL)  ## Show and check the certificates that the function ships
-	@$(RUN) -m local.bundle
+bundle: $(LOCAL)  ## Show and check the shipped certificates (ARGS=--update)
+	@$(RUN) -m local.bundle $(ARGS)
 
-docs: $(READY)  ## Write the generated tables of README.md and docs/ again
+docs: $(READY)  ## Write the generated parts of README.md and docs/ again
 	@$(RUN) -m local.pages
 	@$(RUN) -m local.dashboard
 
-release: $(READY)  ## Check version and changelog, and build what is published into build/release/
-	@$(RUN) -m local.release
+release: $(READY)  ## Check version and changelog, and build what is published
+	@$(RUN) -m local.release $(ARGS)
 
 # What `sam build` calls, in lambda/x86_64 or lambda/arm64, where `platforms` has pip's names for that machine. Any Python
 # with pip will do. The wheels are unpacked instead of installed, for pip would leave traces of this machine. Bytecode saves
@@ -110,7 +113,7 @@ $(READY): $(LOCAL) requirements-dev.txt
 
 # --no-deps above is safe because a lock names everything; older versions of pip cannot resolve extras under hashes.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
-lock:  ## Compile requirements*.txt from pyproject.toml (needs uv; ARGS=--upgrade)
+lock:  ## Compile requirements*.txt from pyproject.toml (needs uv)
 	@$(LOCK) $(ARGS) pyproject.toml -o requirements.txt
 	@$(LOCK) $(ARGS) --group build -o requirements-build.txt
 	@$(LOCK) $(ARGS) --group dev --constraint requirements.txt pyproject.toml -o requirements-dev.txt

@@ -8,3 +8,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 """The project's root."""
+
+
+class StoppedError(Exception):
+    """A command cannot go on; the message says why and what to do. `status` is what the command ends with."""
+
+    status = 1
+
+
+class CannotRunError(StoppedError):
+    """This machine lacks something that the command needs."""
+
+    status = 3

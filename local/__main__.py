@@ -12,7 +12,7 @@ from local.breakages import BREAKAGES, demonstrate
 from local.chaos import run_chaos
 from local.clients import run_rotations, settings_for
 from local.fleet import run_fleet
-from local.rotate import load_function, show_rotation
+from local.rotate import forget_environment, load_function, show_rotation
 from local.serve import address, serve
 from local.servers.stack import LOGGED, STRATEGIES, run_stack
 from local.terminal import FAILED, STATUSES, Screen, run
@@ -37,6 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = make_parser()
     options = parser.parse_args(arguments)
     _check(parser, options)
+    forget_environment()
     screen = Screen(as_json=options.json, quiet=options.quiet)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _leave)
@@ -126,8 +127,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="serve there as well (default: where containers find this machine)",
     )
     add("--seed", type=int, metavar="N", help="repeat a run of --chaos, which prints its seed")
-    add("--json", action="store_true", help="print one JSON object instead of text")
-    add("--quiet", action="store_true", help="print errors only")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="print one JSON object instead of text")
+    form.add_argument("--quiet", action="store_true", help="print errors only")
     add("--version", action="version", version=__version__)
     return parser
 

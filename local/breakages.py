@@ -58,7 +58,7 @@ class Breakage:
 
     @contextmanager
     def broken(self, stack: Stack) -> Iterator[None]:
-        """Break the stack, and end what runs only to keep it so; LookupError where the machine lacks the part."""
+        """Break the stack, and end what runs only to keep it so; NotInstalledError where the machine lacks the part."""
         kept = self.apply(stack)
         with kept if isinstance(kept, ExitStack) else ExitStack():
             yield
@@ -413,7 +413,7 @@ def demonstrate(
 
     Returns both, and whether they are what the breakage says; they are so only where nothing else came out.
     """
-    screen.row(f"{breakage.name}: {breakage.what}", style="bold")
+    screen.say(f"{breakage.name}: {breakage.what}", style="bold")
     with breakage.broken(stack):
         screen.say()
         with screen.waiting("Preflight: waiting for answers"):

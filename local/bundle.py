@@ -10,9 +10,9 @@ import warnings
 from collections import Counter
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.error import URLError
 from urllib.request import urlopen
 
 import botocore.session
@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.utils import CryptographyDeprecationWarning
 from cryptography.x509.oid import NameOID
 
+from local import StoppedError
 from local.terminal import Screen, run
 from rotation_lambda.settings import SHIPPED_BUNDLE
 
@@ -37,6 +38,7 @@ FEWEST = 80
 
 SOON_DAYS = 365
 AMAZON = "Amazon"
+UNCHANGED = "Nothing was changed."
 _RDS = re.compile(r"Amazon RDS ([a-z]+(?:-[a-z]+)+-\d+) Root CA \w+ G\d+")  # neither Beta nor Preview
 _AMAZON = re.compile(r"Amazon Root CA \d|Starfield Services Root Certificate Authority - G2")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----\n[\w+/=\n]+\n-----END CERTIFICATE-----", re.ASCII)
@@ -103,23 +105,23 @@ def shipped(folder: Path = ROOTS) -> list[Root]:
 
 
 def fetch(url: str) -> str:
-    """Return what is published at the address; ValueError unless each step of the way there was verified HTTPS."""
+    """Return what is published at the address; StoppedError unless each step of the way there was verified HTTPS."""
     if not url.startswith("https://"):
-        raise ValueError(f"{url} is not an https:// address.")
+        raise StoppedError(f"{url} is not an https:// address. {UNCHANGED}")
     try:
         with urlopen(url, timeout=20, context=ssl.create_default_context()) as answer:  # noqa: S310 - https, see above
             if not answer.geturl().startswith("https://"):
-                raise ValueError(f"{url} leads to {answer.geturl()}, which is not HTTPS.")
+                raise StoppedError(f"{url} leads to {answer.geturl()}, which is not HTTPS. {UNCHANGED}")
             return str(answer.read(_LARGEST).decode("ascii", errors="replace"))
-    except URLError as error:
-        raise ValueError(f"{url} cannot be fetched: {error.reason}.") from error
+    except (OSError, HTTPException, ValueError) as error:
+        raise StoppedError(f"{url} cannot be fetched: {getattr(error, 'reason', error)}. {UNCHANGED}") from error
 
 
 def update(folder: Path, text: str, now: datetime) -> list[str]:
     """Write the roots of the text, and the shipped ones of families that it does not cover; return what changes."""
     found, others = read(text, now)
     if not found:
-        raise ValueError("There is no root of RDS or Amazon in it.")
+        raise StoppedError(f"There is no root of RDS or Amazon in it. {UNCHANGED}")
     before = shipped(folder)
     covered = {root.family for root in found}
     after = sorted({*found, *(root for root in before if root.family not in covered)})
@@ -161,11 +163,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     now = datetime.now(UTC)
     if options.update:
-        try:
-            changes = update(options.folder, fetch(options.source), now)
-        except ValueError as error:
-            sys.stderr.write(f"{error} Nothing was changed.\n")
-            return 1
+        changes = update(options.folder, fetch(options.source), now)
         sys.stdout.write("".join(f"{line}\n" for line in changes))
     roots = shipped(options.folder)
     for (year, family), number in sorted(Counter((one.expires.year, _kind(one)) for one in roots).items()):

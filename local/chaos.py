@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from os import SEEK_END
 from tempfile import TemporaryFile
+from threading import Lock
 from typing import IO, TYPE_CHECKING
 
 import psycopg2
@@ -74,6 +75,7 @@ class Chaos:
     log: IO[str]
     dice: random.Random
     tally: Tally = field(default_factory=Tally)
+    striking: Lock = field(default_factory=Lock)
 
     def rotate(self) -> None:
         """Rotate as Secrets Manager does, until it is done; one that fails too often is cancelled and begun anew."""
@@ -115,8 +117,8 @@ class Chaos:
                 if mishap == "refuse":
                     refuse(passage)
                 elif mishap != "nothing" and len(turns) > strikes_at:
-                    self._calm()
-                    self._strike(step, mishap, passage)
+                    with self.striking:
+                        self._strike(step, mishap if proxy.rule else "nothing", passage)
 
             return rule
 
@@ -133,7 +135,8 @@ class Chaos:
             proxy.rule = watch(proxy)
         logged = self.log.seek(0, SEEK_END)
         outcome = self.worker.invoke({"Step": step, "SecretId": self.stack.secret_arn, "ClientRequestToken": token})
-        self._calm()
+        with self.striking:  # the function ends when its connection does, before the server is up again
+            self._calm()
         if changes:
             self._let_in(until="infinity")
         self.log.seek(logged)
@@ -145,6 +148,7 @@ class Chaos:
             proxy.rule = None
 
     def _strike(self, step: str, mishap: str, passage: Passage) -> None:
+        self._calm()
         if mishap == "kill":
             self.worker.kill()
             raise Cut
@@ -152,8 +156,9 @@ class Chaos:
             self.tally.restarted[step] += 1
             self.stack.postgres.restart()
             return
-        self.tally.cut[step] += 1
-        raise Cut(self.dice.randrange(len(passage.data) + 1))
+        if mishap == "cut":
+            self.tally.cut[step] += 1
+            raise Cut(self.dice.randrange(len(passage.data) + 1))
 
     def _let_in(self, *, until: str) -> None:
         self.stack.postgres.query(

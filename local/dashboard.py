@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from samcli.yamlhelper import yaml_parse
 
 from local import ROOT
+from local.terminal import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -173,5 +174,11 @@ def _table(wide: float) -> Iterator[str]:
         yield f"<line x1='12' y1='{y + 9}' x2='{wide - 12:.0f}' y2='{y + 9}' stroke='#eaeded'/>"
 
 
-if __name__ == "__main__":
+def main() -> int:
+    """Draw the picture again; return the exit status."""
     FILE.write_text(draw(body()), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    run(main)

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from local import ROOT
+from local import ROOT, StoppedError
 from local.servers import rotation
 from local.servers.secrets_manager import SecretsManagerServer
+from local.terminal import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -65,7 +66,7 @@ def announced(stack: Stack, folder: Path) -> Iterator[None]:
 def find_stack(folder: Path, port: int | None = None) -> dict[str, Any]:
     """Return what the stack that was started last, or the one with this port, has announced in `folder`.
 
-    The file of a stack that does not answer any more, since it was killed, is removed. LookupError where none is left.
+    The file of a stack that does not answer any more, since it was killed, is removed. StoppedError where none is left.
     """
     files = sorted(folder.glob(f"stack-{port or '*'}.json"), key=lambda file: file.stat().st_mtime, reverse=True)
     for file in files:
@@ -77,7 +78,7 @@ def find_stack(folder: Path, port: int | None = None) -> dict[str, Any]:
         else:
             return stack
     which = f"No local stack is running on port {port}" if port else "No local stack is running"
-    raise LookupError(f"{which}: type `make local` in another terminal.")
+    raise StoppedError(f"{which}: type `make local` in another terminal.")
 
 
 def prepare(stack: Mapping[str, Any], folder: Path, build: Path) -> list[Path]:
@@ -113,11 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="make events", description=__doc__)
     parser.add_argument("--stack", type=int, metavar="PORT", help="of several, the one with this Secrets Manager")
     options = parser.parse_args(arguments)
-    try:
-        stack = find_stack(FOLDER, options.stack)
-    except LookupError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    stack = find_stack(FOLDER, options.stack)
     events = prepare(stack, FOLDER, BUILD)
     sys.stdout.write(f"On the stack whose Secrets Manager has port {stack['secrets_manager']['port']}:\n")
     sys.stdout.write("A rotation has begun: AWSPENDING is on a version without a value. Its steps, in their order:\n\n")
@@ -128,4 +125,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

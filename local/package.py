@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from local import ROOT
 from local.release import ARCHITECTURES, NAME, NotReadyError, build, pack
+from local.terminal import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -63,18 +64,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--prefix", default="", help="what their keys begin with, such as rotation/")
     options = parser.parse_args(arguments)
     if not options.bucket:
-        sys.stderr.write("Say which bucket will have the zips: make package BUCKET=my-bucket\n")
-        return 2
-    try:
-        for file, template, key in package(FOLDER, options.bucket, options.prefix):
-            place = f"s3://{options.bucket}/{key}"
-            sys.stdout.write(f"{template.relative_to(ROOT)} deploys {place}. Upload it:\n")
-            sys.stdout.write(f"  aws s3 cp {file.relative_to(ROOT)} '{place}'\n")
-    except NotReadyError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+        parser.error("Name the bucket that will have the zips: make package BUCKET=my-bucket")
+    for file, template, key in package(FOLDER, options.bucket, options.prefix):
+        place = f"s3://{options.bucket}/{key}"
+        sys.stdout.write(f"{template.relative_to(ROOT)} deploys {place}. Upload it:\n")
+        sys.stdout.write(f"  aws s3 cp {file.relative_to(ROOT)} '{place}'\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

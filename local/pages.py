@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import inspect
 import re
-import sys
 from typing import TYPE_CHECKING, Any, cast
 
 from samcli.yamlhelper import yaml_parse
 
 from local import ROOT, bundle
 from local.breakages import BREAKAGES
+from local.terminal import run
 from rotation_lambda import errors
 
 if TYPE_CHECKING:
@@ -127,4 +127,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

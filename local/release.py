@@ -15,7 +15,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from local import ROOT
+from local import ROOT, StoppedError
+from local.terminal import run
 from rotation_lambda import __version__
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _DATE = (1980, 1, 1, 0, 0, 0)  # the first that a zip can have, as in those of `
 _PYPI = "https://pypi.org/simple"  # whatever index this machine installs from
 
 
-class NotReadyError(Exception):
+class NotReadyError(StoppedError):
     """The version cannot be released as it is; the message says what to do."""
 
 
@@ -142,22 +143,18 @@ def publish(folder: Path, build: Callable[[str, Path], None] = build) -> Iterato
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Do what `make release` asks; return the exit status: 1 if the version is not ready."""
+    """Do what `make release` asks; return the exit status. NotReadyError if the version is not ready."""
     parser = argparse.ArgumentParser(prog="make release", description=__doc__)
     parser.parse_args(arguments)
-    try:
-        check_changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), __version__)
-        check_template((ROOT / "template.yaml").read_text(encoding="utf-8"), __version__)
-        check_repository(ROOT, __version__)
-        sys.stdout.write(f"Building {NAME}, twice for each architecture …\n")
-        for file in publish(FOLDER):
-            sys.stdout.write(f"  {file.relative_to(ROOT)}  {file.stat().st_size:,} bytes\n")
-    except NotReadyError as error:
-        sys.stderr.write(f"{error}\n")
-        return 1
+    check_changelog((ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), __version__)
+    check_template((ROOT / "template.yaml").read_text(encoding="utf-8"), __version__)
+    check_repository(ROOT, __version__)
+    sys.stdout.write(f"Building {NAME}, twice for each architecture …\n")
+    for file in publish(FOLDER):
+        sys.stdout.write(f"  {file.relative_to(ROOT)}  {file.stat().st_size:,} bytes\n")
     sys.stdout.write(f"Next: git tag v{__version__}, and publish these files.\n")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run(main)

@@ -114,10 +114,15 @@ def _tls(stack: Stack, login: Mapping[str, str]) -> str:
         return str(connection.info.ssl_attribute("protocol"))
 
 
-def load_function(stack: Stack, log: io.TextIOBase | None) -> Callable[[dict[str, str]], Any]:
-    """Import the handler into the stack's environment, as Lambda would; what it logs goes to `log`, or nowhere."""
+def forget_environment() -> None:
+    """Take away what would lead boto3 or libpq elsewhere: AWS_PROFILE, PGSERVICE and their kind."""
     for name in [name for name in os.environ if name.startswith(("AWS_", "PG"))]:
         del os.environ[name]
+
+
+def load_function(stack: Stack, log: io.TextIOBase | None) -> Callable[[dict[str, str]], Any]:
+    """Import the handler into the stack's environment, as Lambda would; what it logs goes to `log`, or nowhere."""
+    forget_environment()
     os.environ.update(stack.environment)
     from rotation_lambda.handler import lambda_handler, logger  # noqa: PLC0415 - the environment has to be there first
 

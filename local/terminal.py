@@ -11,24 +11,32 @@ import sys
 import textwrap
 from contextlib import contextmanager
 from io import TextIOWrapper
+from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from local.servers.installation import NotInstalledError
-from local.servers.postgres import ServerNotStartedError
+from local import CannotRunError, StoppedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-FAILED, CANNOT_RUN = 1, 3
+FAILED = StoppedError.status
 STATUSES = (
     "Exit status: 0 as it should be; 1 a rotation failed, or something else came out otherwise than promised; "
     "2 wrong options; 3 this machine lacks something that is needed; 128 and the signal's number where it was "
     "interrupted. Started by make, each of them but 0 becomes 2."
 )
-_ASCII = str.maketrans({"→": "->", "…": "...", "«": '"', "»": '"', "━": "-"})
+_ASCII = str.maketrans({"→": "->", "…": "...", "━": "-"})
+
+
+class _Console(Console):
+    """Leaves to run() what becomes of a reader who has seen enough: rich would end the program with status 1."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Say what rich was told."""
+        raise BrokenPipeError
 
 
 class Screen:
@@ -40,8 +48,8 @@ class Screen:
 
     def __init__(self, *, as_json: bool = False, quiet: bool = False) -> None:
         self.as_json, self.quiet = as_json, quiet
-        self.out = Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
-        errors = Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
+        self.out = _Console(file=sys.stdout, highlight=False, soft_wrap=True, emoji=False)
+        errors = _Console(file=sys.stderr, highlight=False, soft_wrap=True, emoji=False)
         self.live = self.out if self.out.is_terminal and not as_json else errors
 
     @property
@@ -111,23 +119,29 @@ def run(main: Callable[[], int]) -> NoReturn:
     A reader who has seen enough (`| head`) is no error.
     """
     codecs.register_error("plain", _plain)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed, as by >&-
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115 - as long as we run
+        elif isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="plain")
     try:
-        status = main()
+        try:
+            status = main()
+        except SystemExit as ended:
+            status = ended.code  # type: ignore[assignment]
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 0
     except KeyboardInterrupt:
         status = 128 + signal.SIGINT
-    except (NotInstalledError, ServerNotStartedError) as error:
+    except StoppedError as error:
         sys.stderr.write(f"{error}\n")
-        status = CANNOT_RUN
+        status = error.status
     except OSError as error:
         sys.stderr.write(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}\n")
-        status = CANNOT_RUN
+        status = CannotRunError.status
     sys.exit(status)
 
 

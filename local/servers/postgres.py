@@ -19,6 +19,7 @@ import psycopg2
 import trustme
 from psycopg2 import sql
 
+from local import CannotRunError
 from local.servers.installation import find_installation, run_program, version_of
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ SERVERS: WeakSet[PostgresServer] = WeakSet()
 """Every server that this process has started and still knows of, be it that it has ended."""
 
 
-class ServerNotStartedError(RuntimeError):
+class ServerNotStartedError(CannotRunError):
     """PostgreSQL did not come up; the message ends with what it said."""
 
 

@@ -17,15 +17,14 @@ from secrets import randbelow
 from threading import Lock, Thread
 from typing import TYPE_CHECKING, Any
 
-import boto3
-import botocore.session
 from botocore.config import Config
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
 from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+
+    import boto3
 
 REGION = "us-east-1"
 WRITES = frozenset({"PutSecretValue", "UpdateSecretVersionStage"})
@@ -137,6 +136,8 @@ def run_secrets_manager(
     What `refuse` names fails before it is carried out. moto keeps one state for the whole process, so every server is
     an AWS account of its own in it, and never met again.
     """
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415 - slow
+
     account = f"{randbelow(10**12):012}"
     calls: list[str] = []
     app = _Account(DomainDispatcherApplication(create_backend_app), account, calls, refuse)
@@ -269,4 +270,7 @@ def _stub_function(server: SecretsManagerServer) -> str:
 @cache
 def _session() -> boto3.Session:
     """Make the one session of these clients, which does not ask which AWS_PROFILE is on."""
+    import boto3  # noqa: PLC0415 - with moto a second, which --help and a wrong option need not take
+    import botocore.session  # noqa: PLC0415
+
     return boto3.Session(botocore_session=botocore.session.Session(session_vars={"profile": (None, None, None, None)}))

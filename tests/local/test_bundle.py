@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import ssl
 import threading
@@ -19,7 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from local import bundle
+from local import StoppedError, bundle
 from rotation_lambda.settings import SHIPPED_BUNDLE
 
 if TYPE_CHECKING:
@@ -209,12 +210,13 @@ class TestUpdate:
         [
             ("http://localhost/bundle.pem", "", "", "is not an https:// address"),
             ("https://localhost:1/bundle.pem", "", "", "refused"),
+            ("https://localhost:x/bundle.pem", "", "", "nonnumeric port"),
             ("https://127.0.0.1:{port}/bundle.pem", "", SHIPPED, "certificate verify failed"),
             ("", "{plain}", SHIPPED, "which is not HTTPS"),
             ("", "", "<html>", "There is no root of RDS or Amazon in it."),
             ("", "", certificate("Somebody's CA"), "There is no root of RDS or Amazon in it."),
         ],
-        ids=["http", "nobody", "wrong-name", "redirect", "no-certificate", "no-root"],
+        ids=["http", "nobody", "no-port", "wrong-name", "redirect", "no-certificate", "no-root"],
     )
     def test_is_refused(
         self,
@@ -224,19 +226,17 @@ class TestUpdate:
         told: str,
         folder: Path,
         site: Site,
-        capsys: pytest.CaptureFixture[str],
     ) -> None:
         before = {file.name: file.read_text() for file in folder.iterdir()}
         site.text = text
         site.redirect = redirect.format(plain=site.plain)
         site.url = source.format(port=urlsplit(site.url).port) or site.url
-        assert self.update(folder, site) == 1
-        error = capsys.readouterr().err
-        assert told in error
-        assert "Nothing was changed." in error
+        with pytest.raises(StoppedError, match=rf"{re.escape(told)}.* Nothing was changed\.$"):
+            self.update(folder, site)
         assert {file.name: file.read_text() for file in folder.iterdir()} == before
 
     def test_does_not_trust_whoever_answers(self, folder: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("SSL_CERT_FILE", str(folder / "all.pem"))
         site.text = SHIPPED
-        assert self.update(folder, site) == 1
+        with pytest.raises(StoppedError, match="certificate verify failed"):
+            self.update(folder, site)

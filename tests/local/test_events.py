@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import events
+from local import StoppedError, events
 from local.servers import rotation
 from local.servers.stack import Stack, run_stack
 from rotation_lambda.credential import Credential
@@ -118,7 +118,7 @@ def test_the_function_connects_where_the_container_knows_the_server(stack: Stack
 def test_nothing_is_prepared_without_a_stack(build: Path, tmp_path: Path, stack: Stack) -> None:
     with events.announced(stack, tmp_path):
         pass
-    with pytest.raises(LookupError, match="No local stack is running: type `make local`"):
+    with pytest.raises(StoppedError, match="No local stack is running: type `make local`"):
         prepare(tmp_path, build)
 
 
@@ -139,7 +139,7 @@ class TestTwoStacks:
             os.utime(tmp_path / f"stack-{stack.secrets_manager.port}.json", (1, 1))
             assert events.find_stack(tmp_path)["ca_file"] == str(other.postgres.ca_file)
             assert events.find_stack(tmp_path, stack.secrets_manager.port)["ca_file"] == str(stack.postgres.ca_file)
-            with pytest.raises(LookupError, match="No local stack is running on port 1: "):
+            with pytest.raises(StoppedError, match="No local stack is running on port 1: "):
                 events.find_stack(tmp_path, 1)
 
     def test_one_that_was_killed_is_passed_over(self, stack: Stack, tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ def test_an_option_without_an_effect_is_refused(
         ("--seed x --chaos 1", "argument --seed: invalid int value: 'x'"),
         ("--strategy auto", "argument --strategy: invalid choice: 'auto'"),
         ("--break everything", "argument --break: invalid choice: 'everything'"),
+        ("--json --quiet", "argument --quiet: not allowed with argument --json"),
         ("--serve --chaos 3", "argument --chaos: not allowed with argument --serve"),
         ("--break dns --chaos 3", "argument --chaos: not allowed with argument --break"),
         ("--serve --bind nonsense", "argument --bind: 'nonsense' is not an IPv4 address"),

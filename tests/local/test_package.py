@@ -60,5 +60,7 @@ def test_notices_when_the_template_has_changed(line: str) -> None:
 
 
 def test_needs_a_bucket(capsys: pytest.CaptureFixture[str]) -> None:
-    assert package.main([]) == 2
+    with pytest.raises(SystemExit) as ended:
+        package.main([])
+    assert ended.value.code == 2
     assert "make package BUCKET=" in capsys.readouterr().err

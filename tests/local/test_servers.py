@@ -238,7 +238,7 @@ def test_runs_beside_another_one() -> None:
 
 def test_names_the_versions_there_are_when_there_is_no_such_one() -> None:
     with (
-        pytest.raises(LookupError, match=r"PostgreSQL 9 .*\b16\b.*\b17\b.*\b18\b"),
+        pytest.raises(installation.NotInstalledError, match=r"PostgreSQL 9 .*\b16\b.*\b17\b.*\b18\b"),
         postgres.run_postgres(version=9),
     ):
         pass

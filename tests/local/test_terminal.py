@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from local import terminal
+from local import StoppedError, terminal
 from local.servers.installation import NotInstalledError
 from local.servers.postgres import PortTakenError
 from local.terminal import Screen
@@ -106,6 +106,7 @@ class TestRun:
         [
             (NotInstalledError("PgBouncer is not on this machine."), 3, "PgBouncer is not on this machine.\n"),
             (PortTakenError("PostgreSQL 17 did not start"), 3, "PostgreSQL 17 did not start\n"),
+            (StoppedError("No local stack is running."), 1, "No local stack is running.\n"),
             (PermissionError(13, "Permission denied", "/nowhere"), 3, "Permission denied: /nowhere\n"),
             (OSError("no space"), 3, "no space\n"),
             (KeyboardInterrupt(), 130, ""),
@@ -129,23 +130,42 @@ class TestRun:
         assert ends(lambda: status) == status
 
 
-@pytest.mark.parametrize("arguments", [["local.bundle"], ["local", "--help"]], ids=["bundle", "help"])
-def test_a_reader_who_has_seen_enough_is_no_fault(arguments: list[str]) -> None:
-    """`make bundle | head -c 1`, where nothing waits in a buffer."""
-    with subprocess.Popen(
-        [sys.executable, "-u", "-m", *arguments], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    ) as running:
-        assert running.stdout
-        assert running.stderr
-        running.stdout.read(1)
-        running.stdout.close()
-        assert (running.stderr.read(), running.wait(60)) == (b"", 0)
+WRITERS = {
+    "at-once": "main = lambda: [print('line', flush=True) for _ in range(9)] and 0",
+    "at-the-end": "main = lambda: print('line') or 0",
+    "before-it-exits": "import sys; main = lambda: print('line') or sys.exit(0)",
+    "by-rich": "main = lambda: [terminal.Screen().say('A sentence.') for _ in range(9)] and 0",
+}
+
+
+@pytest.mark.parametrize("program", WRITERS.values(), ids=WRITERS)
+def test_a_reader_who_has_seen_enough_is_no_fault(program: str) -> None:
+    """As `make bundle | head -n 1`, where head has gone before anything is written: who is quicker, is no matter."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-c", f"from local import terminal; {program}; terminal.run(main)"]
+    ended = subprocess.run(command, cwd=ROOT, stdout=write, stderr=subprocess.PIPE, check=False)
+    os.close(write)
+    assert (ended.stderr, ended.returncode) == (b"", 0)
+
+
+def test_a_stream_that_is_closed_is_no_fault() -> None:
+    program = "from local import terminal; terminal.run(lambda: print('shown') or terminal.Screen().say('told') or 0)"
+    command = ["/bin/sh", "-c", '"$0" -c "$1" >&- 2>&-', sys.executable, program]
+    assert subprocess.run(command, cwd=ROOT, check=False).returncode == 0
+
+
+def test_every_command_ends_by_run() -> None:
+    """What a person starts: its mistakes end in a sentence, and its pipes as they are."""
+    commands = [file for file in (ROOT / "local").glob("*.py") if "__main__" in file.read_text()]
+    assert {file.stem for file in commands} >= {"__main__", "bundle", "events", "package", "pages", "release"}
+    assert [file.stem for file in commands if not file.read_text().endswith("\n    run(main)\n")] == []
 
 
 def test_what_ascii_lacks_is_written_with_what_it_has() -> None:
-    program = "from local import terminal; terminal.run(lambda: print('→ «x» … é') or 0)"
+    program = "from local import terminal; terminal.run(lambda: print('→ … é') or 0)"
     environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
     ended = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
     )
-    assert (ended.stdout, ended.stderr) == ('-> "x" ... ?\n', "")
+    assert (ended.stdout, ended.stderr) == ("-> ... ?\n", "")
