@@ -52,6 +52,10 @@ class Hasty(Deadline):
 
     __slots__ = ()
 
-    def __init__(self, end: float) -> None:
-        clock = Clock()
-        super().__init__(BEFORE_CHANGE_S + TRY_S + 1, clock.now, clock.sleep)
+    def __init__(
+        self, end: float, clock: Callable[[], float] | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        if clock is None:  # it is a new one, and no copy with an earlier end
+            own = Clock()
+            end, clock, sleep = BEFORE_CHANGE_S + TRY_S + 1, own.now, own.sleep
+        super().__init__(end, clock, sleep)
