@@ -11,7 +11,7 @@ READY := $(VENV)/.ready
 SAM := SAM_CLI_TELEMETRY=0 $(RUN) -m samcli
 ENV ?= default
 
-.PHONY: help rotate local preflight test check build deploy package events bundle docs release lock clean \
+.PHONY: help rotate local preflight test check bench build deploy package events bundle docs release lock clean \
 	build-RotationFunction
 
 help:  ## List the commands
@@ -36,6 +36,9 @@ check: $(READY)  ## Lint, type-check and run all tests, with coverage, as CI doe
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@CRASHES=$${CRASHES:-all} $(TESTS) --cov --cov-fail-under=100 $(ARGS)
+
+bench: $(LOCAL)  ## Measure cold start, steps, outage window and a fleet (ARGS="--against DIR --fleet 200", ARGS=--help)
+	@$(RUN) -m benchmarks $(ARGS)
 
 # SAM builds for the architecture that the template names, and deploys what it has built. For another one than template.yaml
 # names there is a copy beside it.

@@ -22,6 +22,7 @@ from werkzeug.test import EnvironBuilder, run_wsgi_app
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
+    from ssl import SSLContext
     from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
 
     import boto3
@@ -37,10 +38,12 @@ class SecretsManagerServer:
 
     `environment` brings any boto3 client here, `function_arn` names a function that does nothing, and `calls` are the
     names of the Secrets Manager operations that arrived, in order (appended by the server's threads; clear it at will).
-    An operation that is a key of `carried_out` is carried out by its value instead of moto.
+    An operation that is a key of `carried_out` is carried out by its value instead of moto. At `tls_port` the same is
+    served over HTTPS, if that is not 0.
     """
 
     port: int
+    tls_port: int = 0
     address: str = "127.0.0.1"
     function_arn: str = ""
     calls: list[str] = field(default_factory=list)
@@ -129,30 +132,37 @@ class Quota:
 
 @contextmanager
 def run_secrets_manager(
-    *, bind: str = "127.0.0.1", port: int = 0, refuse: Refuse = lambda _: None
+    *, bind: str = "127.0.0.1", port: int = 0, refuse: Refuse = lambda _: None, tls: SSLContext | None = None
 ) -> Iterator[SecretsManagerServer]:
     """Serve an empty Secrets Manager on `bind` (port 0: a free one); afterwards nobody listens.
 
-    What `refuse` names fails before it is carried out. moto keeps one state for the whole process, so every server is
-    an AWS account of its own in it, and never met again.
+    With `tls`, a server's context, it is served over HTTPS besides. What `refuse` names fails before it is carried out.
+    moto keeps one state for the whole process, so every server is an AWS account of its own in it, and never met again.
     """
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app  # noqa: PLC0415 - slow
 
     account = f"{randbelow(10**12):012}"
     calls: list[str] = []
     app = _Account(DomainDispatcherApplication(create_backend_app), account, calls, refuse)
-    listener = _Listener((bind, port), app)
-    thread = Thread(target=listener.serve_forever, args=(0.01,), name="secrets-manager", daemon=True)
-    thread.start()
+    listeners = [_Listener((bind, port), app)]
+    if tls:
+        listeners.append(_Listener((bind, 0), app, tls))
+    threads = [Thread(target=one.serve_forever, args=(0.01,), name="secrets-manager", daemon=True) for one in listeners]
+    for thread in threads:
+        thread.start()
     try:
-        address = "127.0.0.1" if bind == "0.0.0.0" else bind  # noqa: S104 - nobody is called there
         server = SecretsManagerServer(
-            port=listener.server_port, address=address, calls=calls, carried_out=app.carried_out
+            port=listeners[0].server_port,
+            tls_port=listeners[-1].server_port if tls else 0,
+            address="127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104 - nobody is called there
+            calls=calls,
+            carried_out=app.carried_out,
         )
         yield replace(server, function_arn=_stub_function(server))
     finally:
-        listener.hang_up()
-        thread.join()
+        for listener, thread in zip(listeners, threads, strict=True):
+            listener.hang_up()
+            thread.join()
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,10 +203,11 @@ class _Listener(ThreadingHTTPServer):
     """Serves the application to many at once."""
 
     daemon_threads = True
+    request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], app: WSGIApplication) -> None:
+    def __init__(self, address: tuple[str, int], app: WSGIApplication, tls: SSLContext | None = None) -> None:
         super().__init__(address, _Handler)
-        self.app = app
+        self.app, self.tls = app, tls
         self.connections: set[socket.socket] = set()
 
     def get_request(self) -> tuple[socket.socket, Any]:
@@ -204,6 +215,14 @@ class _Listener(ThreadingHTTPServer):
         connection, address = super().get_request()
         self.connections.add(connection)
         return connection, address
+
+    def finish_request(self, request: Any, client_address: Any) -> None:  # noqa: ANN401 - a socket and its address
+        """Shake hands first, where the other side is to speak TLS."""
+        if self.tls is None:
+            super().finish_request(request, client_address)
+            return
+        with suppress(OSError), self.tls.wrap_socket(request, server_side=True) as encrypted:
+            super().finish_request(encrypted, client_address)
 
     def close_request(self, request: Any) -> None:  # noqa: ANN401 - a socket
         """Note who is no longer connected."""
