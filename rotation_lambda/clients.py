@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import botocore.session
 from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoRegionError
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.loaders import Loader
 
@@ -111,13 +111,30 @@ def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes
 
 @lru_cache(maxsize=8)
 def _make(service: str, _environment: frozenset[tuple[str, str]]) -> Any:  # noqa: ANN401
-    session = botocore.session.get_session()
+    session = botocore.session.Session(include_builtin_handlers=False)  # what other services need
     session.register_component("data_loader", _Loader())
+    if not session.get_config_variable("region"):
+        raise NoRegionError
     return session.create_client(service, config=_CONFIG)
 
 
 class _Loader(Loader):
-    """Knows which services there are; botocore's own looks into 400 folders for that, half of a client's time."""
+    """Knows which services are called, where botocore's own looks into 400 folders, and reads only what these need.
+
+    Their models have rules that lead to an endpoint; the list of all endpoints of AWS, 1 MB of JSON, is for older ones.
+    """
 
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's
-        return ["secretsmanager", "rds"]
+        return [
+            "secretsmanager",
+            "rds",
+            "sts",
+            "sso",
+            "sso-oidc",
+            "signin",
+        ]  # the last four for a profile's credentials
+
+    def load_data_with_path(self, name: str) -> tuple[Any, str]:
+        if name == "endpoints":
+            return {"partitions": []}, self.BUILTIN_DATA_PATH  # from elsewhere it would take the place of the rules
+        return super().load_data_with_path(name)

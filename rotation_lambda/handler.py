@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+
+gc.disable()  # nothing that is imported is garbage, and to look for some takes a tenth of a cold start
+
 import logging
 import os
 from contextlib import suppress
@@ -38,6 +42,8 @@ for name in ("boto3", "botocore", "urllib3"):
     logging.getLogger(name).setLevel(logging.WARNING)  # at DEBUG they log what is sent and received, passwords too
 with suppress(Exception):  # while Lambda starts the function, time is cheap; what stands in the way the steps will tell
     clients.secrets_manager()
+gc.freeze()
+gc.enable()
 
 
 @logger.inject_lambda_context(log_event=False, clear_state=True)

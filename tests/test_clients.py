@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+import botocore.session
 import pytest
+from botocore.awsrequest import AWSResponse
+from botocore.compat import HTTPHeaders
 
 from local.servers import rotation
 from local.servers.proxy import Cut, Passage, Rule, run_proxy
@@ -24,6 +28,7 @@ from tests.worlds.fakes import FakeClock
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from local.servers.proxy import Proxy
     from local.servers.secrets_manager import SecretsManagerServer
@@ -94,6 +99,27 @@ class TestClient:
         monkeypatch.setenv(name, environment[name])
         assert clients.secrets_manager() is first
 
+    def test_takes_the_role_of_a_profile(
+        self,
+        environment: dict[str, str],
+        secret: Secret,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As a person has it who runs the preflight."""
+        config = tmp_path / "config"
+        role = "arn:aws:iam::123456789012:role/one"
+        config.write_text(f"[profile a]\nrole_arn = {role}\nsource_profile = b\n[profile b]\n")
+        (tmp_path / "credentials").write_text("[b]\naws_access_key_id = a\naws_secret_access_key = b\n")
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
+        monkeypatch.setenv("AWS_PROFILE", "a")
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", environment["AWS_ENDPOINT_URL_RDS"])
+        client: Any = clients.secrets_manager()
+        assert client._request_signer._credentials.get_frozen_credentials().access_key.startswith("ASIA")
+
     def test_cannot_be_made_without_a_region(self) -> None:
         with pytest.raises(errors.ConfigurationError, match=r"No client for secretsmanager can be made: .* region"):
             clients.secrets_manager()
@@ -105,6 +131,36 @@ class TestClient:
         with pytest.raises(errors.ConfigurationError, match=r"Invalid endpoint: rds\.example") as caught:
             clients.rds()
         assert "AWS_ENDPOINT_URL" in caught.value.hint
+
+    @pytest.mark.parametrize(
+        ("region", "fips"),
+        [("us-east-1", ""), ("us-east-1", "true"), ("cn-north-1", ""), ("us-iso-east-1", ""), ("xx-new-1", "")],
+    )
+    @pytest.mark.parametrize(
+        ("service", "call", "answer"),
+        [
+            ("secretsmanager", "list_secrets", b"{}"),
+            ("rds", "describe_db_instances", b"<a><DescribeDBInstancesResult/></a>"),
+        ],
+    )
+    def test_asks_where_any_other_client_asks_and_signs_for_it(
+        self, service: str, call: str, answer: bytes, region: str, fips: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """In China, in an isolated Region, in one that is new to the SDK; our client reads only a part of its data."""
+        for name, value in {"DEFAULT_REGION": region, "ACCESS_KEY_ID": "a", "SECRET_ACCESS_KEY": "b"}.items():
+            monkeypatch.setenv(f"AWS_{name}", value)
+        monkeypatch.setenv("AWS_USE_FIPS_ENDPOINT", fips or "false")
+        asked = []
+
+        def stop(request: Any, **_: object) -> Any:  # noqa: ANN401 - botocore has no types for it
+            asked.append((request.url, request.headers["Authorization"].split(b", ")[:2]))
+            raw: Any = SimpleNamespace(stream=lambda: [answer])
+            return AWSResponse(request.url, 200, HTTPHeaders(), raw)
+
+        for client in (clients._client(service), botocore.session.Session().create_client(service)):
+            client.meta.events.register("before-send", stop)
+            getattr(client, call)()
+        assert asked[0] == asked[1]
 
     def test_keeps_its_connection_from_one_invocation_to_the_next(
         self, secret: Secret, invoke: Callable[[object], object], reach: Reach
