@@ -185,18 +185,33 @@ class _Account:
                 return [json.dumps({"__type": code, "message": "Rate exceeded"}).encode()]
         environ = {**environ, "HTTP_X_MOTO_ACCOUNT_ID": self.account}
         if operation not in self.carried_out:
-            return self.app(environ, start_response)
+            return self._moto(environ, start_response)
 
         def hand_on(request: dict[str, Any]) -> Answer:
             body = json.dumps(request).encode()
             asked = {**environ, "wsgi.input": io.BytesIO(body), "CONTENT_LENGTH": str(len(body))}
-            parts, status, _ = run_wsgi_app(self.app, asked)
+            parts, status, _ = run_wsgi_app(self._moto, asked)
             return int(status.split()[0]), json.loads(b"".join(parts))
 
         request = json.loads(environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"])))
         number, answer = self.carried_out[operation](request, hand_on)
         start_response(f"{number} {HTTPStatus(number).phrase}", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps(answer).encode()]
+
+    def _moto(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Have moto answer, which takes AWSPENDING's version for the current one from the rotation's first call on.
+
+        What names no label means AWSCURRENT: GetSecretValue, and PutSecretValue, which makes AWSPREVIOUS of it.
+        """
+        from moto.secretsmanager.models import FakeSecret, secretsmanager_backends  # noqa: PLC0415 - slow
+
+        answer = self.app(environ, start_response)
+        for secret in list(secretsmanager_backends[self.account][REGION].secrets.values()):
+            if isinstance(secret, FakeSecret):
+                labels = ((version, value["version_stages"]) for version, value in list(secret.versions.items()))
+                current = next((version for version, stages in labels if "AWSCURRENT" in stages), None)
+                secret.set_default_version_id(current)
+        return answer
 
 
 class _Listener(ThreadingHTTPServer):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import subprocess
 import sys
@@ -41,6 +40,7 @@ from local.servers.secrets_manager import run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation
 from tests.worlds import secret_format
+from tests.worlds.aws_cli import aws_cli
 from tests.worlds.clocks import PATIENCE_S, wait_until
 from tests.worlds.leaks import everything_in
 from tests.worlds.pages import PAGES
@@ -867,13 +867,10 @@ def test_every_snippet_of_the_page_runs(
     postgres: PostgresServer, make_role: Callable[..., Role], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     make_role(postgres, name="shop", password="change me")
-    aws = tmp_path / "bin" / "aws"
-    aws.parent.mkdir()
-    aws.write_text(f"#!{sys.executable}\nfrom tests.deployment.aws_cli import main\nmain()\n")
-    aws.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{aws.parent}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    with run_secrets_manager() as manager:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    with run_secrets_manager() as manager, aws_cli(programs, manager.client) as path:
+        monkeypatch.setenv("PATH", path)
         for name, value in manager.environment.items():
             monkeypatch.setenv(name, value)
         reader = Reader(manager, postgres, tmp_path)
