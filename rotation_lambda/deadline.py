@@ -107,7 +107,7 @@ class Deadline:
                 logger.warning("%s Trying again for %.0f seconds. If it stays so: %s", failure.what, left, failure.hint)
             else:
                 logger.info("Try %d failed as well; trying again for %.0f seconds.", tries, left)
-            tries, pause, before = tries + 1, min(2 * pause, 5.0), failure.what
+            tries, pause, before = tries + 1, min(2 * pause, 3.0), failure.what
         if tries > 1:
             told = "" if failure.what == before else f" The try before: {before}"
             failure.what += f" Waited for {waited:.0f} seconds, in {tries} tries.{told}"

@@ -251,8 +251,8 @@ class Rotation:
     def _hold(self, pending: Credential) -> Session | None:
         """Return a session that holds the row of AWSPENDING's user, which has logged in; None where it cannot be had.
 
-        An honest change holds it for HOLD_S at most, which is waited for. Raises LoginRefusedError, and what no answer
-        until the reserve ends in.
+        An honest change holds it for HOLD_S at most, which is waited for; so is a new primary, whose password may be
+        another one. Raises LoginRefusedError, and what no answer until the reserve ends in.
         """
 
         def hold() -> Session | None:
@@ -260,13 +260,13 @@ class Rotation:
             try:
                 return self._take_row(session, pending)
             except RotationError as error:
-                if is_anothers(error):
+                if may_pass(error):
                     raise
                 logger.info("Nobody can hold the role's row: %s", error.what)
             return None
 
-        with suppress(PasswordChangeError, RoleLockedError):
-            return self.deadline.wait_for(hold, RESERVE_S, passes=is_anothers, at_most=HOLD_S)
+        with suppress(DatabaseReadOnlyError, PasswordChangeError, RoleLockedError):
+            return self.deadline.wait_for(hold, RESERVE_S, passes=may_pass, at_most=HOLD_S)
         return None
 
     def _take_row(self, session: Session | None, pending: Credential) -> Session | None:
@@ -402,11 +402,7 @@ class Rotation:
 
     def _start_over(self, change: Callable[[], _Result]) -> _Result:
         """Change a password, again where fresh logins may find another state: a twin's change, a new primary."""
-        return self.deadline.wait_for(
-            change,
-            BEFORE_CHANGE_S,
-            passes=lambda error: isinstance(error, DatabaseReadOnlyError) or is_anothers(error),
-        )
+        return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=may_pass)
 
     def _came_true(self, error: PasswordChangeError, pending: Credential) -> bool:
         """Tell whether a change whose COMMIT was not confirmed is in force, by a login; then nothing is in doubt."""
@@ -501,6 +497,11 @@ def _with_row(session: Session, login: Credential) -> Session:
         session.hold_role(login)
         stack.pop_all()
     return session
+
+
+def may_pass(error: RotationError) -> bool:
+    """Tell whether fresh logins may find another state: after another's change of the role, or with a new primary."""
+    return isinstance(error, DatabaseReadOnlyError) or is_anothers(error)
 
 
 def is_anothers(error: RotationError) -> bool:

@@ -406,10 +406,23 @@ class TestFinishSecret:
         assert world.database.logins[-1].password == "pending"
         assert world.database.open_sessions == 0
 
+    def test_waits_for_the_new_primary_whose_password_may_be_another_one(self) -> None:
+        """The old primary is a standby now, and has the change that the failover has lost."""
+        world = set_()
+        world.database.in_recovery = True
+
+        def fail_over() -> None:
+            world.database.in_recovery, world.database.password = False, "current"
+
+        world.database.at_login[3] = fail_over
+        with pytest.raises(errors.LoginRefusedError, match="before: a standby"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
     @pytest.mark.parametrize("former_works", [True, False])
     def test_moves_the_label_back_when_the_password_is_another_one_afterwards(self, *, former_works: bool) -> None:
         world = set_()
-        world.database.in_recovery = True
+        world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]
         password = "current" if former_works else "the other's"
         world.database.at_login[2] = lambda: setattr(world.database, "password", password)
         error = errors.LoginRefusedError if former_works else errors.UnprovenPasswordError

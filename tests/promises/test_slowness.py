@@ -18,6 +18,7 @@ import pytest
 
 from local.servers import postgres as servers
 from local.servers.proxy import Passage, Proxy, Stall, cut_at, run_proxy
+from local.servers.rotation import STEPS
 from rotation_lambda import deadline, errors, steps
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import BEFORE_CHANGE_S, Deadline
@@ -318,19 +319,34 @@ class TestSynchronousStandby:
         document = scene.secret.document()
         cluster.standby.connect(document["username"], document["password"]).close()
 
+    @pytest.mark.parametrize(
+        ("strategy", "first"), [(Strategy.SINGLE_USER, "setSecret"), (Strategy.ALTERNATING_USERS, "finishSecret")]
+    )
     def test_an_old_primary_that_comes_back_as_a_standby_is_waited_out(
-        self, cluster: Cluster, set_scene: Callable[..., Scene]
+        self,
+        strategy: Strategy,
+        first: str,
+        cluster: Cluster,
+        set_scene: Callable[..., Scene],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        """Also where it alone has the new password: AWSCURRENT does not move to what the new primary refuses."""
+        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
         scene = set_scene(cluster.primary)
         move(scene, cluster.writer.port)
         wait_for_replay(cluster.primary, cluster.standby)
         token = scene.begin()
-        scene.take(token, "createSecret")
+        cluster.standby.stop()
+        scene.take(token, *STEPS[: STEPS.index(first)])
         cluster.fail_over()
         cluster.come_back()
         follows = Timer(1.0, lambda: setattr(cluster.writer, "target", ("127.0.0.1", cluster.standby.port)))
         follows.start()
+        if first == "finishSecret":
+            scene.fail(errors.LoginRefusedError, first, token=token)
         scene.take(token)
         follows.join()
         assert scene.secret.labels["AWSCURRENT"] == token
+        document = scene.secret.document()
+        cluster.standby.connect(document["username"], document["password"]).close()
         cluster.primary.query("SELECT pg_promote()")  # for who clears up
