@@ -325,6 +325,10 @@ class Secret:
         value = self.server.client().get_secret_value(SecretId=self.arn, VersionStage=label)["SecretString"]
         return dict(json.loads(value))
 
+    def tag(self, users: str, key: str = "rotation:users") -> None:
+        """Name users in the secret's tag, as an administrator does."""
+        self.server.client().tag_resource(SecretId=self.arn, Tags=[{"Key": key, "Value": users}])
+
 
 @pytest.fixture
 def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Secret]:

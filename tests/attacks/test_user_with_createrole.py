@@ -190,7 +190,7 @@ class TestAnotherTeamsUser:
         scene = every_scene
         clone = self.victim(scene, make_role)
         if by == "the tag":
-            scene.tag(clone.name)
+            scene.secret.tag(clone.name)
         else:
             scene.query("GRANT {} TO {}", scene.role.name, clone.name)
         scene.rotate()

@@ -60,8 +60,8 @@ class TestAnotherUsersPassword:
 
     def test_stays_where_the_tag_names_others(self, scene: Scene, make_role: MakeRole) -> None:
         victim = user_of_the_superusers(scene, make_role)
-        scene.tag(f"{victim.name}x {scene.role.name}")
-        scene.tag(victim.name, key="Rotation:Users")
+        scene.secret.tag(f"{victim.name}x {scene.role.name}")
+        scene.secret.tag(victim.name, key="Rotation:Users")
         scene.put({**scene.secret.document(), "username": victim.name, "password": "does-not-matter"})
         refused(scene, victim)
 
@@ -88,7 +88,7 @@ class TestAnotherUsersPassword:
         scene.role.alter("PASSWORD NULL")
         refused_first = scene.begin()
         scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=refused_first)
-        scene.tag(f"somebody {scene.role.name}")
+        scene.secret.tag(f"somebody {scene.role.name}")
         scene.take(refused_first)
         assert lets_in(scene, scene.secret.document())
 
@@ -169,14 +169,14 @@ class TestAnotherOfTwoUsers:
         own(scene, other)
         before = scene.secret.document()
         if by == "the tag":
-            scene.tag(f"{scene.role.name} {other.name}")
+            scene.secret.tag(f"{scene.role.name} {other.name}")
         else:  # as docs/alternating-users.md has it: the other user's password, stored once
             scene.put({**before, "username": other.name, "password": other.password})
             scene.put(before)
         try:
             for user in (other.name, scene.role.name, other.name):
                 assert scene.rotate()["username"] == user
-                scene.tag("nobody")
+                scene.secret.tag("nobody")
         finally:
             scene.query("DROP TABLE {}", f"t_{other.name}")
 

@@ -45,8 +45,7 @@ def look(
         superuser = make_superuser(role, *others)
         secret = make_secret({**role.document, **superuser, **changes})
         for user in tagged:
-            tags = [{"Key": "rotation:users", "Value": user.name}]
-            secret.server.client().tag_resource(SecretId=secret.arn, Tags=tags)
+            secret.tag(user.name)
         monkeypatch.setenv("ROTATION_STRATEGY", strategy)
         monkeypatch.setenv("SUPERUSER_SECRET_ARNS", superuser["masterarn"] if pinned else "")
         before = role.server.query("SELECT xmin::text, * FROM pg_authid ORDER BY oid")

@@ -356,7 +356,7 @@ class TestUsernames:
         error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)
         assert other.lets_in(other.password)
         assert (right if right != "a group" else group.name) in error.what
-        scene.tag(other.name)
+        scene.secret.tag(other.name)
         if right == "SUPERUSER":
             scene.fail(errors.RoleNotPreparedError, "setSecret", token=token)
         else:

@@ -83,7 +83,7 @@ class TestRotation:
 
     def test_helps_where_nobody_knows_the_password_and_the_tag_names_the_user(self, scene: Scene) -> None:
         scene.role.alter("PASSWORD NULL")
-        scene.tag(scene.role.name)
+        scene.secret.tag(scene.role.name)
         scene.rotate()
         assert lets_in(scene, scene.secret.document())
         assert "Only the secret's tag can show that it is for this user" in scene.notes()
@@ -164,7 +164,7 @@ class TestPutBack:
 
     def test_is_not_due_where_nobody_knew_the_password(self, scene: Scene) -> None:
         scene.role.alter("PASSWORD NULL")
-        scene.tag(scene.role.name)
+        scene.secret.tag(scene.role.name)
         token = scene.begin()
         scene.take(token, "createSecret")
         with pytest.raises(errors.UnprovenPasswordError, match="did not log in before either"):

@@ -202,7 +202,7 @@ class TestACloneMadeByHand:
         error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)
         assert f"is a member of {group.name!r}" in error.what
         scene.server.connect(scene.clone, "sample").close()
-        scene.tag(scene.clone)
+        scene.secret.tag(scene.clone)
         scene.take(token)
 
 

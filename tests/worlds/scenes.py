@@ -114,11 +114,6 @@ class Scene:
             VersionStages=[label],
         )
 
-    def tag(self, users: str, key: str = "rotation:users") -> None:
-        """Name users in the secret's tag, as an administrator does."""
-        tags = [{"Key": key, "Value": users}]
-        self.secret.server.client().tag_resource(SecretId=self.secret.arn, Tags=tags)
-
     def log_in(self, document: Mapping[str, Any] | None = None, **overrides: object) -> Connection:
         """Return an autocommitting session of an application's, of AWSCURRENT's if it has no other version."""
         login = document or self.secret.document()
