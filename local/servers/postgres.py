@@ -5,10 +5,11 @@ from __future__ import annotations
 import os
 import pwd
 import secrets
+import select
 import signal
 import subprocess
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import mkdtemp
@@ -93,6 +94,7 @@ class PostgresServer:
     surroundings: Mapping[str, Any] = field(repr=False)
     _process: subprocess.Popen[Any] | None = field(default=None, init=False, repr=False)
     _last_words: str = field(default="", init=False, repr=False)
+    _idle: list[Connection] = field(default_factory=list, init=False, repr=False)
 
     @property
     def pid(self) -> int | None:
@@ -116,12 +118,32 @@ class PostgresServer:
     def query(
         self, query: str | sql.Composed, params: Sequence[object] | None = None, *, dbname: str = "postgres"
     ) -> list[tuple[Any, ...]]:
-        """Run one statement in an autocommitted session of the superuser's own and return its rows."""
-        with closing(self.connect(self.superuser, self.password, dbname=dbname)) as connection:
-            connection.autocommit = True
+        """Run one statement in an autocommitted session of the superuser's and return its rows.
+
+        A session that served in the database postgres is kept for the next query, for a login costs more than most.
+        """
+        with ExitStack() as stack:
+            connection = self._session(dbname)
+            stack.callback(connection.close)
             with connection.cursor() as cursor:
                 cursor.execute(query, params)
-                return cursor.fetchall() if cursor.description else []
+                rows = cursor.fetchall() if cursor.description else []
+            if dbname == "postgres":
+                stack.pop_all()
+                self._idle.append(connection)
+            return rows
+
+    def _session(self, dbname: str) -> Connection:
+        """Return an idle session of the superuser's that the server has not ended, or a new one."""
+        while dbname == "postgres" and self._idle:
+            with suppress(IndexError):  # another thread may have taken it
+                connection = self._idle.pop()
+                if not select.select([connection], [], [], 0)[0]:  # what there is to read unasked is a goodbye
+                    return connection
+                connection.close()
+        connection = self.connect(self.superuser, self.password, dbname=dbname)
+        connection.autocommit = True
+        return connection
 
     def start(self) -> None:
         """Start the server and wait until it takes connections; raises PortTakenError or ServerNotStartedError."""
@@ -144,6 +166,8 @@ class PostgresServer:
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """End the server as pg_ctl would and wait for it; past 30 seconds, or when interrupted, it ends immediately."""
+        while self._idle:
+            self._idle.pop().close()
         if self._process is None or self.pid is None:
             return
         self._process.send_signal(SIGNALS[mode])

@@ -340,8 +340,8 @@ def wait_for(words: str, role: Role) -> errors.DatabaseError:
 
 @pytest.mark.parametrize("version", VERSIONS)
 def test_a_server_that_is_not_ready_says_why(version: int, make_role: Callable[..., Role]) -> None:
-    """In turn: full but for some, full, shutting down, a standby that lets nobody in, starting up."""
-    with run_postgres(version=version, settings={"max_connections": "5"}) as server:
+    """In turn: full but for some (one is the tests' own), full, shutting down, a standby for nobody, starting up."""
+    with run_postgres(version=version, settings={"max_connections": "6"}) as server:
         role = make_role(server)
         held = [server.connect(role.name, role.password) for _ in range(2)]
         assert type(wait_for("remaining connection slots are reserved", role)) is errors.LoginNotAllowedError
