@@ -4,6 +4,8 @@ SHELL := /bin/sh
 PYTHON ?= python3
 VENV := .venv
 RUN := $(VENV)/bin/python
+# Every process here would compile what it imports anew, which costs more than what it does.
+unexport PYTHONDONTWRITEBYTECODE
 # Two stages of set-up: what rotates on this machine, and with what tests, builds and deploys besides.
 LOCAL := $(VENV)/.local
 READY := $(VENV)/.ready

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psycopg2
 import pytest
 
+from examples import database
 from local.clients import Window, run_rotations, settings_for
 from local.servers import applications
 from local.servers.stack import STRATEGIES, USERNAME, Stack, run_stack
@@ -189,6 +190,7 @@ def test_a_client_that_cannot_go_on_is_heard(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(applications, "PATIENCE_S", 0.5)
+    monkeypatch.setattr(database, "WAIT_S", 0.5)
     secret = make_secret({**make_role(servers.postgres).document, "port": 1})
     with (
         pytest.raises(psycopg2.OperationalError, match="Connection refused"),

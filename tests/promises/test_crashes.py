@@ -24,7 +24,7 @@ from local.servers.proxy import Cut, Passage, Proxy, run_proxy
 from local.servers.worker import KILLED, Worker, run_worker
 from rotation_lambda import errors
 from rotation_lambda.credential import SslMode
-from rotation_lambda.postgres import Postgres, login
+from rotation_lambda.postgres import Postgres, login, session
 from rotation_lambda.postgres.session import OPTIONS
 from rotation_lambda.settings import SHIPPED_BUNDLE, Strategy
 from tests.worlds import sample
@@ -56,6 +56,7 @@ def quick() -> Iterator[None]:
     logging.disable(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=20ms"))
+        patch.setitem(session._SETTINGS, "scram_iterations", (160000, "'1'"))  # noqa: SLF001
         yield
     logging.disable(logging.NOTSET)
     sys.setswitchinterval(usual)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 import threading
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ class Actor:
     rests: set[Hashable] = field(default_factory=set)
     again: bool = False
     history: int = 0
-    turn: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    turn: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
     def ready(self, now: float) -> float:
         """Return when it can go on."""
@@ -110,7 +111,7 @@ class Run:
     over: bool = False
     current: Actor | None = None
     places: tuple[Hashable, ...] = ()
-    ended: threading.Semaphore = field(default_factory=lambda: threading.Semaphore(0))
+    ended: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
     def go(self) -> None:
         """Run until all actors are done, or the run is over."""
@@ -118,16 +119,16 @@ class Run:
         for thread in threads:
             thread.start()
         self._pass_on(None)
-        self.ended.acquire()
+        self.ended.get()
         self.current = None
         for actor, thread in zip(self.actors, threads, strict=True):
-            actor.turn.release()
+            actor.turn.put(None)
             thread.join()
         if not self.over:
             self._promise(self.world.settle)
 
     def _live(self, actor: Actor) -> None:
-        actor.turn.acquire()
+        actor.turn.get()
         try:
             self._resume(actor)
             for number, act in enumerate(actor.acts):
@@ -187,7 +188,7 @@ class Run:
     def _yield(self, actor: Actor, at: str) -> None:
         actor.at = at
         if self._pass_on(actor) is not actor:
-            actor.turn.acquire()
+            actor.turn.get()
         self._resume(actor)
 
     def _resume(self, actor: Actor) -> None:
@@ -213,7 +214,7 @@ class Run:
                 self.options.append(options)
                 return self._let(me, *options[choice])
             self.over = True
-        self.ended.release()
+        self.ended.put(None)
         return None
 
     def _options(self, me: Actor | None) -> list[Option]:
@@ -259,7 +260,7 @@ class Run:
         actor.slow, actor.dead = False, kill
         self.current = actor
         if actor is not me:
-            actor.turn.release()
+            actor.turn.put(None)
         return actor
 
     def _promise(self, check: Callable[[], None]) -> None:
@@ -270,7 +271,7 @@ class Run:
 
     def _stop(self, failure: BaseException) -> None:
         self.failure, self.over = self.failure or failure, True
-        self.ended.release()
+        self.ended.put(None)
 
 
 @dataclass(slots=True)
