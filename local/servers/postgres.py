@@ -166,8 +166,7 @@ class PostgresServer:
 
     def stop(self, mode: Literal["smart", "fast", "immediate"] = "fast") -> None:
         """End the server as pg_ctl would and wait for it; past 30 seconds, or when interrupted, it ends immediately."""
-        while self._idle:
-            self._idle.pop().close()
+        self._end_idle()
         if self._process is None or self.pid is None:
             return
         self._process.send_signal(SIGNALS[mode])
@@ -206,9 +205,18 @@ class PostgresServer:
         """Reread the configuration, and wait until who connects is under it: pg_reload_conf() does no more than ask."""
         [(loaded, _)] = self.query("SELECT pg_conf_load_time(), pg_reload_conf()")
         deadline = time.monotonic() + 10
-        while self.query("SELECT pg_conf_load_time()") == [(loaded,)]:
+        while self._ask_afresh("SELECT pg_conf_load_time()") == [(loaded,)]:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"PostgreSQL did not take its new configuration:\n{self.log()[-1000:]}")
+
+    def _ask_afresh(self, query: str) -> list[tuple[Any, ...]]:
+        """Ask in a new session: one that is there already rereads its part, be it before the server has pg_hba.conf."""
+        self._end_idle()
+        return self.query(query)
+
+    def _end_idle(self) -> None:
+        while self._idle:
+            self._idle.pop().close()
 
     def log(self) -> str:
         """Return the whole log; its first refused login is the one that run_postgres tried."""
