@@ -1,21 +1,26 @@
 """Logins in texts, URLs or connection strings: where user and password stand, and how others are written there."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, unquote_plus
 
+from rotation_lambda.secret_text import Edit
+
 _USERS, _PASSWORDS = {"user", "username", "userid", "uid"}, {"password", "pwd", "pass", "psw"}
-_URL = r"\s*(?:[a-z][\w+.:-]*://|jdbc:[\w:-]*:)(?:([^:@/?#]*)(?::(%s))?@)?[^?]*(?:\?(.*))?"
+_URL = r"\s*(?:[a-z][\w+.:-]*://|jdbc:[\w:-]*:)(?:([^:@/?]*)(?::(%s))?@|(?![^/]*@))[^?]*(?:\?(.*))?"
 _URLS = [  # a password as RFC 3986 has it, and one up to the first @, as libpq and SQLAlchemy read it
     re.compile(_URL % password, re.IGNORECASE | re.DOTALL) for password in ("[^/?#]*", "[^@]*")
 ]
+_POSTGRES = re.compile(
+    r"postgres|pgsql|psql|\b(?:host|server|data ?source|service|dbname|database)\s*+=", re.IGNORECASE
+)
 _PARAMETER = re.compile(r"([^&=]*)=([^&]*)")
 _LINE = re.compile(r"^(?!#|[ \t]*\r?$).+?(?=\r?$)", re.MULTILINE)
 _PASS_LINE = re.compile(r"(?:[^:\\]|\\.)*+:(?:\d+|\*):(?:[^:\\]|\\.)*+:(?:\*|((?:[^:\\]|\\.)*+)):(.*)")
 _KEYWORD = re.compile(r"\s*+(\w++)\s*+=\s*+('(?:[^'\\]|\\.)*+'|(?!')(?:[^\s\\]|\\.)*+)\s*+", re.ASCII | re.DOTALL)
 _PAIR = re.compile(
-    r"""\s*+([^=;]++)=\s*+("(?:[^"]|"")*+"|'(?:[^']|'')*+'|\{(?:[^}]|\}\})*+\}|[^;]*+)\s*+(?:;[;\s]*+|\Z)"""
+    r"""\s*+([\w\s.-]++)=\s*+("(?:[^"]|"")*+"|'(?:[^']|'')*+'|\{(?:[^}]|\}\})*+\}|[^;]*+)\s*+(?:;[;\s]*+|\Z)"""
 )
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _BARE = re.compile(r"[\w.~-]+", re.ASCII)
@@ -27,8 +32,12 @@ class Slot:
 
     start: int
     end: int
-    readings: tuple[str, ...] = field(repr=False)
+    readings: Sequence[str] = field(repr=False)
     write: Callable[[str], str]
+
+    def put(self, new: str) -> Edit:
+        """Return the edit that writes another one there."""
+        return self.start, self.end, self.write(new)
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,18 +47,30 @@ class TextLogin:
     users: list[Slot]
     passwords: list[Slot]
 
-    def with_password(self, password: str) -> list[Slot]:
-        """Return where the password is this one."""
-        return [slot for slot in self.passwords if password in slot.readings]
+    def likeness(self, user: str, password: str) -> int:
+        """Return how often the user and the password are these."""
+        read = [user in slot.readings for slot in self.users] + [password in slot.readings for slot in self.passwords]
+        return sum(read)
 
 
-def logins_in(text: str, password: str) -> list[TextLogin]:
-    """Return the logins with a password, read in the form in which this password is one of them, if there is one."""
+def logins_in(text: str, user: str, password: str) -> list[TextLogin]:
+    """Return the logins with a password, read in the form in which they are most like this one."""
+    forms = [[login for login in logins if login.passwords] for logins in _forms(text)]
+    return max(forms, key=lambda logins: (sum(login.likeness(user, password) for login in logins), len(logins)))
+
+
+def users_in(text: str) -> list[Slot]:
+    """Return where a text for PostgreSQL has the user of a login whose password stands elsewhere."""
+    logins = [login for form in _forms(text) for login in form]
+    if not _POSTGRES.search(text.partition("://")[0]) or any(login.passwords for login in logins):
+        return []
+    return next((login.users for login in logins if login.users), [])
+
+
+def _forms(text: str) -> list[list[TextLogin]]:
+    """Return the logins in a text, as each form has them."""
     pairs = [_semicolons, _keywords] if ";" in text else [_keywords, _semicolons]
-    read = [*(_url(pattern, text) for pattern in _URLS), _pass_lines(text), *(form(text) for form in pairs)]
-    forms = [[login for login in logins if login.passwords] for logins in read]
-    likely = [logins for logins in forms if any(login.with_password(password) for login in logins)]
-    return next(filter(None, likely + forms), [])
+    return [*(_url(pattern, text) for pattern in _URLS), _pass_lines(text), *(form(text) for form in pairs)]
 
 
 def _login(named: Iterable[tuple[str, Slot]]) -> TextLogin:
@@ -85,15 +106,13 @@ def _pass_lines(text: str) -> list[TextLogin]:
 
 def _keywords(text: str) -> list[TextLogin]:
     """Read libpq's keyword=value (PostgreSQL 32.1.1, Connection Strings)."""
-    login = _login((one[1], _slot(one[2], one.start(2), "'", "\\")) for one in _whole(_KEYWORD, text))
-    alien = any(text[: slot.end].endswith(",") for slot in login.users)  # user=app, password=…: not libpq's
-    return [] if alien else [login]
+    return [_login((one[1], _slot(one[2], one.start(2), "'", "\\")) for one in _whole(_KEYWORD, text))]
 
 
 def _semicolons(text: str) -> list[TextLogin]:
     """Read Key=Value; as ADO.NET has it (DbConnectionStringBuilder), and ODBC, which quotes by braces."""
     pairs = _whole(_PAIR, text)
-    marks = "{" if any(one[1].strip().lower() in {"driver", "dsn"} for one in pairs) else "\"'"
+    marks = "{" if any(one[1].strip().lower() in {"driver", "dsn", "filedsn"} for one in pairs) else "\"'"
     return [_login((one[1], _slot(one[2].rstrip(), one.start(2), marks)) for one in pairs)]
 
 

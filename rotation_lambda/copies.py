@@ -1,14 +1,15 @@
 """Where else in a secret its login stands, and how each copy is renewed: found by parsing, never by replacing text."""
 
-import json
 import re
 from base64 import b64decode
+from collections import defaultdict
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote, unquote_plus
 
-from rotation_lambda.connection_strings import TextLogin, logins_in
-from rotation_lambda.secret_text import Edit, Path, String, splice, strings
+from rotation_lambda.connection_strings import Slot, TextLogin, logins_in, users_in
+from rotation_lambda.errors import InvalidSecretError
+from rotation_lambda.secret_text import Edit, Path, String, read, splice, strings
 
 LONG = 12
 """From so many characters on, what holds the password is taken for a copy of it; a shorter one may be a word."""
@@ -18,22 +19,19 @@ _SURE = 16
 _NEVER = {"engine", "host", "port", "dbname", "owner", "masterarn", "usernames", "sslmode", "tlsservername"} | {
     *("rotationhost", "allowstalecopies", "dbinstanceidentifier", "dbclusteridentifier")
 }
-_USER, _USER_AT_END = re.compile("username|user|login"), re.compile("(?:username|user|login)$")
-_PASSWORD, _PASSWORD_AT_END = (
-    re.compile(f"(?:password|passwd|passphrase|pass|pwd|secret){end}") for end in ("", "[0-9]*$")
-)
+_USER, _PASSWORD = "username|userid|user|login|^uid", "password|passwd|passphrase|pass|pwd|secret"
+_IS_USER, _IS_PASSWORD = re.compile(f"(?:{_USER})$"), re.compile(f"(?:{_PASSWORD})[0-9]*$")
+_HAS_USER, _HAS_PASSWORD = re.compile(_USER), re.compile(_PASSWORD)
+_WORDS = re.compile(f"{_USER}|{_PASSWORD}|url|uri|dsn|conninfo|connectionstring")
 _BASE64 = re.compile("[A-Za-z0-9+/]{4,}")
-
-
-_Named = list[tuple[str, str]]
-"""The keys of an object, in small letters and digits alone, and their strings."""
 
 
 class Kind(StrEnum):
     """What becomes of a string that holds the password, or that is the name of a user who changes."""
 
     RENEWED = "renewed, as copies of the login"
-    OTHER_USER = "left as it is: the same password, but of another user"
+    NO_USER = "renewed, but no user is beside it, who changes: read `username` with it"
+    OTHER_USER = "left as it is: the login of another user, with the same password in it"
     OLD_USER = "left as it is: the name of a user who changes"
     ALLOWED = "left as it is, as `allowStaleCopies` says"
     WORD = "left as it is: it holds the password, which is so short that it may be a word"
@@ -74,9 +72,33 @@ def renew(text: str, login: Login, allowed: tuple[str, ...] = (), old: Login | N
 
 def show(path: Path, *passwords: str) -> str:
     """Return a path as it may be told: a key that holds a password is hidden, a long one cut off."""
-    parts = ["".join(one if one.isprintable() else "?" for one in str(part)[:80]) for part in path]
-    hidden = [any(_is_copy(str(part), one) for one in passwords) for part in path]
-    return ".".join("…" if hide else part for part, hide in zip(parts, hidden, strict=True))
+    return ".".join(
+        "…"
+        if any(_is_copy(str(part), one) for one in passwords)
+        else "".join(one if one.isprintable() else "?" for one in str(part)[:80])
+        for part in path
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Beside:
+    """The users in an object, and the keys that have passwords, by the stem of their names."""
+
+    users: dict[str, list[str]]
+    passwords: dict[str, set[str]]
+    anyone: list[str]
+
+    @classmethod
+    def of(cls, members: list[String]) -> "_Beside":
+        named = [(_name(one.path), one.value) for one in members if one.value and not one.is_key]
+        named += [(f"{name}user", one) for name, text in named for slot in users_in(text) for one in slot.readings]
+        users, passwords = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
+        for name, value in named:
+            if _HAS_USER.search(name):
+                users[_stem(name)].append(value)
+            if _HAS_PASSWORD.search(name):
+                passwords[_stem(name)].add(name)
+        return cls(users, passwords, [value for name, value in named if _IS_USER.search(name)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,16 +118,14 @@ class _Search:
         for string in strings(text):
             objects.setdefault(string.path[:-1], []).append(string)
         for members in objects.values():
-            named = [(_name(string.path), string.value) for string in members if not string.is_key]
-            before = len(edits)
-            for string in members:
-                edits += string.place(self._renew(string, above, named))
-            renewed = len(edits) > before
-            for string in members:
-                edits += string.place(self._rename(string, above, named, renewed=renewed))
+            beside = _Beside.of(members)
+            found = [(string, string.place(self._renew(string, above, beside))) for string in members]
+            renewed = {_name(string.path) for string, renewal in found if renewal}
+            for string, renewal in found:
+                edits += renewal or string.place(self._rename(string, above, beside, renewed))
         return edits
 
-    def _renew(self, string: String, above: Path, named: _Named) -> list[Edit]:
+    def _renew(self, string: String, above: Path, beside: _Beside) -> list[Edit]:
         """Return the edits of a string that holds the password."""
         text, path = string.value, above + string.path
         if string.is_key:
@@ -116,53 +136,52 @@ class _Search:
             return self.examine(text, path)
         if not _holds(text, self.password) or path == ("username",):
             return []
-        logins = logins_in(text, self.password)
-        return self._renew_in_text(text, path, logins) if logins else self._renew_by_key(text, path, named)
+        logins, name = logins_in(text, self.user, self.password), _name(path)
+        if not logins:
+            if name in _NEVER or (text == self.user and _IS_USER.search(name)):
+                return []
+            if _IS_PASSWORD.search(name) or (text == self.password and len(text) >= _SURE):
+                logins = [TextLogin([], [_whole(text)])]
+        return self._renew_in(text, path, logins, beside)
 
-    def _renew_in_text(self, text: str, path: Path, logins: list[TextLogin]) -> list[Edit]:
-        edits, others = list[Edit](), list[Edit]()
+    def _renew_in(self, text: str, path: Path, logins: list[TextLogin], beside: _Beside) -> list[Edit]:
+        edits, others, unclear = list[Edit](), list[Edit](), False
+        around = beside.users.get(_stem(_name(path))) or beside.anyone  # for a login without a user of its own
         for login in logins:
-            same = login.with_password(self.password)
-            if not all(self.user in slot.readings for slot in login.users):
-                others += [(slot.start, slot.end, "") for slot in login.passwords]
-                if same:
-                    self._note(Kind.OTHER_USER, path)
-            elif same:
-                edits += [(slot.start, slot.end, slot.write(self.new_password)) for slot in same]
+            users = [slot.readings for slot in login.users] or [around] * bool(around)
+            same = [self.password in slot.readings for slot in login.passwords]
+            if all(same) and all(self.user in user for user in users):
+                edits += [slot.put(self.new_password) for slot in login.passwords]
                 if self.new_user != self.user:
-                    edits += [(slot.start, slot.end, slot.write(self.new_user)) for slot in login.users]
-        if _is_copy(splice(text, edits + others), self.password):
-            self._note(Kind.UNKNOWN, path)
+                    edits += [slot.put(self.new_user) for slot in login.users]
+                    _ = users or self._note(Kind.NO_USER, path)
+            elif users and _plain(self.user) not in {_plain(one) for user in users for one in user}:
+                others += [slot.put("") for slot in login.passwords]
+                if any(same) or any(_is_copy(one, self.password) for slot in login.passwords for one in slot.readings):
+                    self._note(Kind.OTHER_USER, path)
+            else:
+                unclear |= any(same)
+        unexplained = not edits and not others and _is_word(text, self.password)
+        if unclear or unexplained or _is_copy(splice(text, edits + others), self.password):
+            self._note(Kind.UNKNOWN if len(self.password) >= LONG else Kind.WORD, path)
         return self._note(Kind.RENEWED, path, *edits) if edits else []
 
-    def _renew_by_key(self, text: str, path: Path, named: _Named) -> list[Edit]:
-        name, password = _name(path), self.password
-        if name in _NEVER or (text == self.user and _USER_AT_END.search(name)):
+    def _rename(self, string: String, above: Path, beside: _Beside, renewed: set[str]) -> list[Edit]:
+        """Return the edits of a string that has the name of a user who changes, and no password."""
+        text, path, name = string.value, above + string.path, _name(string.path)
+        if self.new_user == self.user or string.is_key or name in _NEVER:
             return []
-        if _PASSWORD_AT_END.search(name) or (text == password and len(password) >= _SURE):
-            # Whose it is says a user whose key pairs with this one (`ro_user`, `ro_password`), or else any beside it.
-            users = _paired(name, _PASSWORD, _USER, named)
-            users = users or [value for key, value in named if _USER_AT_END.search(key)]
-            if users and self.user not in users:
-                return self._note(Kind.OTHER_USER, path) if text == password else []
-            if text == password:
-                return self._note(Kind.RENEWED, path, (0, len(text), self.new_password))
-        if len(password) >= LONG:
-            return self._note(Kind.UNKNOWN, path)
-        word = password not in text or re.search(rf"(?<!\w){re.escape(password)}(?!\w)", text)
-        return self._note(Kind.WORD, path) if word else []
-
-    def _rename(self, string: String, above: Path, named: _Named, *, renewed: bool) -> list[Edit]:
-        """Return the edits of a string that is the name of a user who changes."""
-        path, name = above + string.path, _name(string.path)
-        edit = (0, len(string.value), self.new_user)
-        if string.value != self.user or self.new_user == self.user or string.is_key or name in _NEVER:
+        slots = [_whole(text)] if text == self.user else users_in(text)
+        known = text == self.user or not _holds(text, self.password)
+        if not slots or not known or not all(self.user in slot.readings for slot in slots):
             return []
+        edits = [slot.put(self.new_user) for slot in slots]
         if path == ("username",):
-            return [edit]
-        passwords = _paired(name, _USER, _PASSWORD, named)
-        ours = self.password in passwords or (not passwords and renewed and _USER_AT_END.search(name))
-        return self._note(Kind.RENEWED, path, edit) if ours else self._note(Kind.OLD_USER, path)
+            return edits
+        paired = beside.passwords.get(_stem(name))
+        is_user = text != self.user or (_HAS_USER if paired else _IS_USER).search(name)
+        ours = is_user and (paired & renewed if paired else renewed)
+        return self._note(Kind.RENEWED, path, *edits) if ours else self._note(Kind.OLD_USER, path)
 
     def _note(self, kind: Kind, path: Path, *edits: Edit) -> list[Edit]:
         """Note what a string is, and return its edits, unless it is to be left alone."""
@@ -172,23 +191,37 @@ class _Search:
         return [] if allowed else list(edits)
 
 
-def _paired(name: str, word: re.Pattern[str], other: re.Pattern[str], named: _Named) -> list[str]:
-    """Return what the keys have that are called alike, but for the word: for `db_user` those called `db_password`."""
-    alike = word.sub("", name, count=1) if word.search(name) else None
-    return [value for key, value in named if other.search(key) and other.sub("", key, count=1) == alike]
+def _whole(text: str) -> Slot:
+    """Return the slot of a user or a password that is the whole text."""
+    return Slot(0, len(text), (text,), str)
 
 
 def _is_json(text: str) -> bool:
     """Tell whether a text is a JSON object or array."""
     try:
-        return isinstance(json.loads(text), dict | list)
-    except (ValueError, RecursionError):
+        return isinstance(read(text), dict | list)
+    except InvalidSecretError:
         return False
+
+
+def _plain(user: str) -> str:
+    """Return a user's name as it is in quotes or a list of a syntax that is not known, too."""
+    return user.strip("\"',; ")
+
+
+def _is_word(text: str, password: str) -> bool:
+    """Tell whether a text that holds the password has it as a word, or in another writing."""
+    return password not in text or re.search(rf"(?<!\w){re.escape(password)}(?!\w)", text) is not None
 
 
 def _name(path: Path) -> str:
     """Return the last key of a path, in small letters and digits alone."""
     return re.sub("[^a-z0-9]", "", next((part.lower() for part in reversed(path) if isinstance(part, str)), ""))
+
+
+def _stem(name: str) -> str:
+    """Return what is the same in the names of a user and its password: that of `db_user` and `db_url` is `db`."""
+    return _WORDS.sub("", name)
 
 
 def _is_copy(text: str, password: str) -> bool:

@@ -29,12 +29,11 @@ class String:
     token: str = field(repr=False)
     is_key: bool
 
-    def place(self, edits: Sequence[Edit]) -> Iterator[Edit]:
+    def place(self, edits: Sequence[Edit]) -> list[Edit]:
         """Turn edits of the value into edits of the JSON text."""
         characters = _CHARACTER.finditer(self.token, 1) if edits else ()  # the last one is the closing quote
-        starts = [found.start() for found in characters]
-        for start, end, new in edits:
-            yield self.start + starts[start], self.start + starts[end], json.dumps(new, ensure_ascii=False)[1:-1]
+        at = [self.start + found.start() for found in characters]
+        return [(at[start], at[end], json.dumps(new, ensure_ascii=False)[1:-1]) for start, end, new in edits]
 
 
 def strings(text: str) -> Iterator[String]:
@@ -65,6 +64,14 @@ def splice(text: str, edits: Iterable[Edit]) -> str:
 
 def read_object(text: str) -> dict[str, object]:
     """Return the JSON object; raise InvalidSecretError, which never quotes the text, where it is none."""
+    document = read(text)
+    if isinstance(document, dict):
+        return document
+    raise InvalidSecretError(f"The secret is {json_type(document)}, not a JSON object.")
+
+
+def read(text: str) -> object:
+    """Return what the JSON says, read strictly; raise InvalidSecretError."""
     try:
         document = json.loads(
             text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
@@ -79,9 +86,7 @@ def read_object(text: str) -> dict[str, object]:
     except (ValueError, RecursionError):
         problem = "holds a number or a nesting too large to read"
     else:
-        if isinstance(document, dict):
-            return document
-        problem = f"is {json_type(document)}, not a JSON object"
+        return document
     # Raised here, not above: a JSONDecodeError holds the whole secret, and would go along as the cause.
     raise InvalidSecretError(f"The secret {problem}.")
 

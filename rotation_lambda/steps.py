@@ -49,7 +49,7 @@ def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: st
     copies = current.with_password(secrets.get_random_password(policy), user).renewed()
     for note in copies.notes(Kind.RENEWED, Kind.OLD_USER):
         logger.info(note)
-    for note in copies.notes(Kind.OTHER_USER, Kind.ALLOWED, Kind.WORD):
+    for note in copies.notes(Kind.NO_USER, Kind.OTHER_USER, Kind.ALLOWED, Kind.WORD):
         logger.warning(note)
     if secrets.put_secret_value(token, copies.text, rotation_token):
         logger.info("Stored a new password for %a under AWSPENDING.", user)

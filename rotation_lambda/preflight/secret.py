@@ -310,7 +310,7 @@ def _copies(current: Credential, previous: Credential | None, user: str) -> Find
     except InvalidSecretError as error:
         return Finding.failure("copies", error)
     told = copies.notes(Kind.RENEWED, Kind.OLD_USER, Kind.ALLOWED)
-    doubts = copies.notes(Kind.OTHER_USER, Kind.WORD)
+    doubts = copies.notes(Kind.NO_USER, Kind.OTHER_USER, Kind.WORD)
     if previous and previous.password != current.password:
         stale = pending.copies(previous).paths(Kind.RENEWED, Kind.UNKNOWN)
         doubts += [f"{stale}: holds AWSPREVIOUS's password, and is not renewed."] if stale else []

@@ -396,7 +396,7 @@ class TestSecret:
             "copies"
         ]
         assert finding.status == "warning"
-        assert "`ro.password`: left as it is: the same password, but of another user." in finding.seen
+        assert "`ro.password`: left as it is: the login of another user, with the same password in it." in finding.seen
         assert "`note`: left as it is" in finding.seen
 
     @pytest.mark.parametrize(("policy", "status"), [({}, "ok"), ({"length": 8}, "warning")])
