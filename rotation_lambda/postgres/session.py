@@ -77,6 +77,7 @@ _BEGIN = "BEGIN READ WRITE; SET LOCAL ROLE NONE"
 _CHANGE = (
     f"{_BEGIN}; SET LOCAL synchronous_commit = local; SET LOCAL idle_in_transaction_session_timeout = '{HOLD_S:.0f}s'"
 )
+_EMPTY_ALTER = 160000  # since when ALTER ROLE without an option is open to the role itself
 _READ_ONLY = {"25006", "0A000"}
 _LOCKED = "55P03"  # lock_not_available: lock_timeout has struck
 _IN_DOUBT = (
@@ -218,12 +219,15 @@ class Session:
     def hold_role(self, login: Credential) -> None:
         """Keep everybody else from changing the user's password, in any database, until this session is closed.
 
-        The role's row in pg_authid is the lock: this sets the password that the user has, in a transaction that is
-        never committed, of the user's own or of a superuser's. Raises what change_password() raises where the row
-        cannot be had; nothing is held then.
+        The role's row in pg_authid is the lock: this changes nothing of the role, or before PostgreSQL 16 sets the
+        password that it has, in a transaction that is never committed, of the user's own or of a superuser's. Raises
+        what change_password() raises where the row cannot be had; nothing is held then.
         """
         own = login.username == self.credential.username
         role = "SESSION_USER" if own else roles.quote_name(login.username)
+        if self._connection.info.server_version >= _EMPTY_ALTER:
+            self._attempt(lambda: self._execute(f"{_BEGIN}; ALTER ROLE {role}"))
+            return
         verifier = self._verifier_of(login)
         self._attempt(lambda: self._alter(_BEGIN, role, verifier))
 
