@@ -153,7 +153,7 @@ class TestCreateSecret:
         told = [(record.levelname, record.getMessage()) for record in caplog.records]
         assert told[:3] == [
             ("INFO", "`url`: renewed, as copies of the login."),
-            ("WARNING", "`ro.password`: left as it is: the same password, but of another user."),
+            ("WARNING", "`ro.password`: left as it is: the login of another user, with the same password in it."),
             ("WARNING", "`note`: left as it is, as `allowStaleCopies` says."),
         ]
         assert password not in caplog.text
