@@ -42,6 +42,8 @@ def strings(server: PostgresServer, user: str, password: str) -> dict[str, str]:
         "url": url.format("postgresql", user_, password_, **where),
         "sqlalchemy": url.format("postgresql+psycopg2", user_, password_, **where),
         "dsn": make_dsn(user=user, password=password, **where),
+        "user_alone": make_dsn(user=user, **where),
+        "passphrase": password,
         "pgpass": f"{where['host']}:{where['port']}:*:{shapes.escape(user)}:{shapes.escape(password)}\n",
     }
 
@@ -55,6 +57,8 @@ class Application:
     def log_in(self, document: Mapping[str, Any]) -> set[str]:
         """Return as whom it was let in."""
         users = {self.ask(psycopg2.connect(document["live"][name])) for name in ("url", "dsn")}
+        live = document["live"]
+        users.add(self.ask(psycopg2.connect(live["user_alone"], password=live["passphrase"])))
         engine = sqlalchemy.create_engine(document["live"]["sqlalchemy"], poolclass=sqlalchemy.NullPool)
         with engine.connect() as session:
             users.add(session.scalar(sqlalchemy.text("SELECT session_user")))
