@@ -41,16 +41,25 @@ A class exists only where an operator acts differently; Lambda reports its name 
 version ids, hosts and roles, never the value of a secret.
 """
 
+import re
 from typing import ClassVar
 
 
 class RotationError(Exception):
-    """A rotation step failed: `what` happened, what was `changed`, its `code`, and the `hint` for the next action."""
+    """A rotation step failed: `what` happened, what was `changed`, its `code`, and the `hint` for the next action.
+
+    The code is the name of the class, unless the class has another one. It never changes.
+    """
 
     code: ClassVar[str] = "rotation-failed"
     changed: ClassVar[str] = ""
     critical: bool = False  # AWSCURRENT may not log in: a person has to look now
     hint: str = "Read the message."
+
+    def __init_subclass__(cls) -> None:
+        if "code" not in vars(cls):
+            cls.code = re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Error")).lower()
+        cls.hint = " ".join(cls.hint.split())
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         super().__init__(what)
@@ -75,10 +84,8 @@ class RotationError(Exception):
 class InvalidEventError(RotationError):
     """The invocation's event is not a rotation event of Secrets Manager."""
 
-    code = "invalid-event"
-    hint = (
-        "Let Secrets Manager invoke the function. To invoke it yourself, copy a file of events/ and change its values."
-    )
+    hint = """Let Secrets Manager invoke the function. To invoke it yourself, copy a file of events/ and change its
+        values."""
 
 
 class ConfigurationError(RotationError):
@@ -91,49 +98,39 @@ class ConfigurationError(RotationError):
 class RotationRefusedError(RotationError):
     """The state of the secret does not allow the step; nothing was changed."""
 
-    code = "rotation-refused"
     hint = "Start a rotation: `aws secretsmanager rotate-secret --secret-id ID`."
 
 
 class RotationDisabledError(RotationRefusedError):
     """Rotation is switched off for the secret."""
 
-    code = "rotation-disabled"
     hint = "Switch rotation on: `aws secretsmanager rotate-secret --secret-id ID --rotation-lambda-arn ARN`."
 
 
 class SecretDeletedError(RotationRefusedError):
     """The secret is marked for deletion."""
 
-    code = "secret-deleted"
     hint = "Restore the secret with `aws secretsmanager restore-secret --secret-id ID`, or stop rotating it."
 
 
 class SecretManagedError(RotationRefusedError):
     """RDS created the secret for a superuser, and rotates it."""
 
-    code = "secret-managed"
-    hint = (
-        "Let RDS rotate it: `aws rds modify-db-instance --rotate-master-user-password`, for a cluster "
-        "`modify-db-cluster`. For an application, create a user with a secret of its own. This secret's ARN can be "
-        "its `masterarn`."
-    )
+    hint = """Let RDS rotate it: `aws rds modify-db-instance --rotate-master-user-password`, for a cluster
+        `modify-db-cluster`. For an application, create a user with a secret of its own. This secret's ARN can be its
+        `masterarn`."""
 
 
 class VersionNotStagedError(RotationRefusedError):
     """The version named by ClientRequestToken has no staging label: its rotation was cancelled or abandoned."""
 
-    code = "version-not-staged"
-    hint = (
-        "Do nothing for this version: its rotation is over. Start a new one with `aws secretsmanager rotate-secret "
-        "--secret-id ID`."
-    )
+    hint = """Do nothing for this version: its rotation is over. Start a new one with `aws secretsmanager
+        rotate-secret --secret-id ID`."""
 
 
 class VersionNotPendingError(RotationRefusedError):
     """The version named by ClientRequestToken has other labels than AWSPENDING: this invocation is stale."""
 
-    code = "version-not-pending"
     hint = "Do nothing: this invocation came too late. Start a new rotation only if AWSCURRENT is too old."
 
 
@@ -141,73 +138,56 @@ class SecretsManagerError(RotationError):
     """A call to Secrets Manager failed for a reason that is neither the secret's nor a missing permission."""
 
     code = "secrets-manager-failed"
-    hint = (
-        "Wait: Secrets Manager retries the rotation. If it fails again, let the function reach Secrets Manager on "
-        "port 443, by an interface endpoint with private DNS or a NAT gateway. docs/vpc.md shows both."
-    )
+    hint = """Wait: Secrets Manager retries the rotation. If it fails again, let the function reach Secrets Manager
+        on port 443, by an interface endpoint with private DNS or a NAT gateway. docs/vpc.md shows both."""
 
 
 class SecretNotFoundError(SecretsManagerError):
     """The secret does not exist in the function's account and Region."""
 
-    code = "secret-not-found"
     hint = "Check the secret's ARN, its Region and its account. A deleted secret cannot be rotated."
 
 
 class AccessDeniedError(SecretsManagerError):
     """The execution role, the secret's policy or the key's policy lacks a permission."""
 
-    code = "access-denied"
-    hint = (
-        "Grant the action named here, on the resource named here, to the execution role. template.yaml has all of them."
-    )
+    hint = """Grant the action named here, on the resource named here, to the execution role. template.yaml has all
+        of them."""
 
 
 class InvalidSecretError(RotationError):
     """A version's value is not PostgreSQL credentials as docs/secret-format.md describes them."""
 
-    code = "invalid-secret"
-    hint = (
-        "Correct the secret's JSON. docs/secret-format.md has every key, and docs/runbook.md#change-the-secret the "
-        "commands."
-    )
+    hint = """Correct the secret's JSON. docs/secret-format.md has every key, and docs/runbook.md#change-the-secret
+        the commands."""
 
 
 class MissingVersionError(InvalidSecretError):
     """A version that the step needs has no value, or no version has the label it needs."""
 
-    code = "missing-version"
     hint = "Start the rotation again from createSecret: `aws secretsmanager rotate-secret --secret-id ID`."
 
 
 class CredentialMismatchError(RotationError):
     """AWSPENDING is for another login than AWSCURRENT: the secret changed during the rotation. Nothing was changed."""
 
-    code = "credential-mismatch"
-    hint = (
-        "Start with a new version: cancel the rotation, remove AWSPENDING from this one and rotate. "
-        "docs/runbook.md#start-with-a-new-version has the three commands."
-    )
+    hint = """Start with a new version: cancel the rotation, remove AWSPENDING from this one and rotate.
+        docs/runbook.md#start-with-a-new-version has the three commands."""
 
 
 class SuperuserMismatchError(RotationError):
     """The superuser secret is for another database, or may not be named. Nothing was sent, and nothing was changed."""
 
-    code = "superuser-mismatch"
-    hint = (
-        "Set `masterarn` to the secret of this server's superuser, with the same host and port as here. If `host` is "
-        "a CNAME, name the server's own endpoint in `rotationHost`."
-    )
+    hint = """Set `masterarn` to the secret of this server's superuser, with the same host and port as here. If
+        `host` is a CNAME, name the server's own endpoint in `rotationHost`."""
 
 
 class RdsError(RotationError):
     """A call to RDS failed. Only RDS knows the server of a managed secret, and which endpoints belong together."""
 
     code = "rds-failed"
-    hint = (
-        "Let the function reach the RDS API, by an interface endpoint com.amazonaws.REGION.rds or a NAT gateway. "
-        "Without it, use a superuser secret with a `host` of its own, the same in both secrets."
-    )
+    hint = """Let the function reach the RDS API, by an interface endpoint com.amazonaws.REGION.rds or a NAT gateway.
+        Without it, use a superuser secret with a `host` of its own, the same in both secrets."""
 
 
 class DatabaseError(RotationError):
@@ -223,39 +203,29 @@ class DatabaseUnreachableError(DatabaseError):
     """It is not known whether the password is correct. The step stops: only a refusal leads to another password."""
 
     unknown = True
-    code = "database-unreachable"
     hint = "Read the server's words in this message, and its log of the same second."
 
 
 class HostNotFoundError(DatabaseUnreachableError):
     """DNS does not know the secret's host."""
 
-    code = "host-not-found"
-    hint = (
-        "Correct `host` as docs/runbook.md#change-the-secret shows, or let the VPC of the function use a DNS server "
-        "that knows it."
-    )
+    hint = """Correct `host` as docs/runbook.md#change-the-secret shows, or let the VPC of the function use a DNS
+        server that knows it."""
 
 
 class ConnectionFailedError(DatabaseUnreachableError):
     """TCP: the host and port do not accept connections, no route leads there, or the connection was cut."""
 
-    code = "connection-failed"
-    hint = (
-        "Check that the server runs and listens on this host and port. If they are wrong, "
-        "docs/runbook.md#change-the-secret has the commands. Aurora at 0 ACU, or in a failover, needs up to a "
-        "minute: set the function's Timeout to 60 or more."
-    )
+    hint = """Check that the server runs and listens on this host and port. If they are wrong,
+        docs/runbook.md#change-the-secret has the commands. Aurora at 0 ACU, or in a failover, needs up to a minute:
+        set the function's Timeout to 60 or more."""
 
 
 class DatabaseTimeoutError(DatabaseUnreachableError):
     """No answer: packets are dropped on the way, or the server is silent."""
 
-    code = "database-timeout"
-    hint = (
-        "Let the function's security group into the database's, on its port, and check network ACLs and routes. "
-        "Aurora at 0 ACU needs 30 seconds to wake, and more after a day: set the function's Timeout to 60 or more."
-    )
+    hint = """Let the function's security group into the database's, on its port, and check network ACLs and routes.
+        Aurora at 0 ACU needs 30 seconds to wake, and more after a day: set the function's Timeout to 60 or more."""
 
 
 class TlsError(DatabaseUnreachableError):
@@ -263,99 +233,73 @@ class TlsError(DatabaseUnreachableError):
 
     unknown = False
     code = "tls-failed"
-    hint = (
-        "Set `host` to a name in the server's certificate, or `tlsServerName` to one. Set PGSSLROOTCERT to the CA "
-        'that signed it. For a server without TLS, set `"ssl": false` in the secret.'
-    )
+    hint = """Set `host` to a name in the server's certificate, or `tlsServerName` to one. Set PGSSLROOTCERT to the
+        CA that signed it. For a server without TLS, set `"ssl": false` in the secret."""
 
 
 class AuthenticationMethodError(DatabaseUnreachableError):
     """The server asks for no password, for one in clear text, or for another proof: a login would verify nothing."""
 
     unknown = False
-    code = "authentication-method"
-    hint = (
-        "Ask for scram-sha-256 in pg_hba.conf for this user. A user of rds_iam, LDAP, PAM, RADIUS or a certificate "
-        "has no password to rotate."
-    )
+    hint = """Ask for scram-sha-256 in pg_hba.conf for this user. A user of rds_iam, LDAP, PAM, RADIUS or a
+        certificate has no password to rotate."""
 
 
 class NoHbaEntryError(DatabaseUnreachableError):
     """pg_hba.conf rejects this client, user, database and TLS before it checks a password."""
 
-    code = "no-hba-entry"
-    hint = (
-        "Add a line for the function's network and this user to pg_hba.conf. On RDS and Aurora wait: the server "
-        "answers so while it starts or fails over."
-    )
+    hint = """Add a line for the function's network and this user to pg_hba.conf. On RDS and Aurora wait: the server
+        answers so while it starts or fails over."""
 
 
 class DatabaseNotReadyError(DatabaseUnreachableError):
     """The server is starting up, shutting down or recovering, or has no free connection."""
 
-    code = "database-not-ready"
-    hint = (
-        "Wait until the server is up: Secrets Manager retries. If it is full, raise max_connections, or end sessions "
-        "in pg_stat_activity."
-    )
+    hint = """Wait until the server is up: Secrets Manager retries. If it is full, raise max_connections, or end
+        sessions in pg_stat_activity."""
 
 
 class LoginRefusedError(DatabaseError):
     """The database refused the password."""
 
-    code = "login-refused"
-    hint = (
-        "Read the server's log: the user does not exist, is past its VALID UNTIL, or has another password (set by "
-        "hand, by a second secret, or by a snapshot that was restored). Create it, extend it, or set the password as "
-        "docs/runbook.md#applications-are-locked-out shows."
-    )
+    hint = """Read the server's log: the user does not exist, is past its VALID UNTIL, or has another password (set
+        by hand, by a second secret, or by a snapshot that was restored). Create it, extend it, or set the password
+        as docs/runbook.md#applications-are-locked-out shows."""
 
 
 class LoginNotAllowedError(DatabaseError):
     """The password is correct. PostgreSQL rejected the connection for another reason."""
 
-    code = "login-not-allowed"
-    hint = (
-        "Correct what the message names: the user's connection limit, its LOGIN attribute, the database, or its "
-        "CONNECT privilege."
-    )
+    hint = """Correct what the message names: the user's connection limit, its LOGIN attribute, the database, or its
+        CONNECT privilege."""
 
 
 class PoolerError(DatabaseError):
     """A pooler or proxy answered in place of PostgreSQL. A password must not be changed through it."""
 
     code = "pooler-in-between"
-    hint = (
-        "Set `rotationHost` (and `rotationPort`) in the secret to the database's own address, and leave `host`. "
-        "docs/runbook.md#change-the-secret has the commands."
-    )
+    hint = """Set `rotationHost` (and `rotationPort`) in the secret to the database's own address, and leave `host`.
+        docs/runbook.md#change-the-secret has the commands."""
 
 
 class DatabaseReadOnlyError(DatabaseError):
     """The server is a standby, or was the primary before a failover."""
 
-    code = "database-read-only"
-    hint = (
-        "Name the cluster's writer endpoint in `host` or `rotationHost`, and rotate again. After a failover, wait "
-        "until it leads to the new writer."
-    )
+    hint = """Name the cluster's writer endpoint in `host` or `rotationHost`, and rotate again. After a failover,
+        wait until it leads to the new writer."""
 
 
 class RoleLockedError(DatabaseError):
     """Another transaction holds the role's row in pg_authid, so that its password cannot be changed."""
 
-    code = "role-locked"
-    hint = (
-        "Wait: Secrets Manager retries, and another rotation holds the row for some seconds only. If a transaction of "
-        "another user is named here at each retry, ask its owner to end it (a prepared one: ROLLBACK PREPARED). Do "
-        "not end a session of this secret's users or of its superuser: it may be a rotation at work."
-    )
+    hint = """Wait: Secrets Manager retries, and another rotation holds the row for some seconds only. If a
+        transaction of another user is named here at each retry, ask its owner to end it (a prepared one: ROLLBACK
+        PREPARED). Do not end a session of this secret's users or of its superuser: it may be a rotation at work."""
 
 
 class RoleNotPreparedError(DatabaseError):
     """A user is not shown to be the secret's own, or lacks something that the superuser could not give it."""
 
-    code = "role-not-prepared"
     hint = "Prepare the users as docs/alternating-users.md shows, and rotate again."
 
 
@@ -379,11 +323,8 @@ class VerificationFailedError(DatabaseError):
     """The password was changed, and the new one did not log in. AWSCURRENT's is in force again, verified by a login."""
 
     changed = ""
-    code = "verification-failed"
-    hint = (
-        "Find the rule that refuses the new password, in the server's log of the same second: a pooler's own list "
-        "(set `rotationHost`), VALID UNTIL, or a method of pg_hba.conf. Then rotate again. AWSCURRENT works."
-    )
+    hint = """Find the rule that refuses the new password, in the server's log of the same second: a pooler's own
+        list (set `rotationHost`), VALID UNTIL, or a method of pg_hba.conf. Then rotate again. AWSCURRENT works."""
 
 
 class UnprovenPasswordError(DatabaseError):
@@ -391,15 +332,11 @@ class UnprovenPasswordError(DatabaseError):
 
     changed = ""
     critical = True
-    code = "unproven-password"
-    hint = (
-        "Check now whether applications can log in, as docs/runbook.md#2-are-applications-locked-out-now shows. Start "
-        "the rotation again: it finds which of the two versions logs in."
-    )
+    hint = """Check now whether applications can log in, as docs/runbook.md#2-are-applications-locked-out-now shows.
+        Start the rotation again: it finds which of the two versions logs in."""
 
 
 class UnexpectedError(RotationError):
     """A fault of the function. Its own text is withheld, because it could quote a value of the secret."""
 
-    code = "unexpected"
     hint = "Report it with this message. Secrets Manager retries the rotation."
