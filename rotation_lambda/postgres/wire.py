@@ -46,8 +46,9 @@ def _check_flood(descriptor: int) -> None:
 
     Where it is more than usual, what is under way is let come first, to be counted before it is read.
     """
-    if _received(descriptor) > _USUAL_BYTES:
-        time.sleep(_PAUSE_S)
+    if _received(descriptor) <= _USUAL_BYTES:
+        return
+    time.sleep(_PAUSE_S)
     if _received(descriptor) > MOST_BYTES:
         raise OperationalError(f"the server sent more than {MOST_BYTES >> 10} KB")
 
