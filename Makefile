@@ -39,7 +39,7 @@ check: $(READY)  ## Lint, type-check and run all tests, with coverage, as CI doe
 	@$(RUN) -m mypy
 	@CRASHES=$${CRASHES:-all} $(TESTS) --cov --cov-fail-under=100 $(ARGS)
 
-bench: $(LOCAL)  ## Measure cold start, steps, outage window and a fleet (ARGS="--against DIR --fleet 200", ARGS=--help)
+bench: $(LOCAL)  ## Measure start, steps, outage window and a fleet (ARGS=--help)
 	@$(RUN) -m benchmarks $(ARGS)
 
 # SAM builds for the architecture that the template names, and deploys what it has built. For another one than template.yaml

@@ -97,7 +97,7 @@ def _pass_lines(text: str) -> list[TextLogin]:
 
     def slot(found: re.Match[str], group: int) -> Slot:
         reading = _ESCAPED.sub(r"\1", found[group] or "")
-        return Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:])", r"\\\1", new))
+        return Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:]|^\*$)", r"\\\1", new))
 
     lines = [_PASS_LINE.fullmatch(text, *line.span()) for line in _LINE.finditer(text)]
     logins = [_login([("user", slot(found, 1)), ("password", slot(found, 2))]) for found in lines if found]

@@ -73,6 +73,14 @@ def test_any_login_is_renewed_in_every_form_and_the_rest_stays(name: str, data: 
     assert shape.read(json.loads(back.text)["copy"]) == shape.read(value)
 
 
+def test_a_user_by_the_name_of_the_wildcard_is_written_as_a_name() -> None:
+    value = shapes.SHAPES["pgpass"].make("app", PASSWORD)
+    text = json.dumps({"username": "app", "password": PASSWORD, "copy": value})
+    there = renew(text, ("*", "*")).text
+    assert r":\\*:\\*" in there
+    assert renew(there, ("app", PASSWORD)).text == text
+
+
 @hypothesis.settings(max_examples=60)
 @hypothesis.given(data=st.data())
 def test_of_several_logins_in_a_secret_its_own_are_renewed_and_no_others(data: st.DataObject) -> None:

@@ -93,7 +93,8 @@ def by_libpqs_rules(text: str) -> Read:
 
 
 def escape(text: str) -> str:
-    return text.replace("\\", "\\\\").replace(":", "\\:")
+    """Write a field of a password file; a lone * would be whatever there is."""
+    return "\\*" if text == "*" else text.replace("\\", "\\\\").replace(":", "\\:")
 
 
 def doubled(text: str, opening: str, closing: str) -> str:
