@@ -132,6 +132,7 @@ _ANSWERS = (
     _Answer(r"server sent an error response during SSL exchange", ConnectionFailedError, _STRANGER),
     _Answer(r"Connection timed out$", DatabaseTimeoutError),
     _Answer(r"the server sent more than ", DatabaseUnreachableError, _FLOOD, stays=True),  # postgres/wire.py
+    _Answer(r"cannot allocate memory for input buffer", DatabaseUnreachableError, _FLOOD, stays=True),
 )
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 

@@ -6,6 +6,9 @@ import os
 import socket
 import struct
 import time
+from contextlib import contextmanager
+from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_DATA, getpagesize, getrlimit, setrlimit
 from select import select
 from typing import TYPE_CHECKING
 
@@ -13,12 +16,16 @@ from psycopg2 import OperationalError
 from psycopg2.extensions import POLL_OK, POLL_READ
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
 
 MOST_BYTES = 1024 * 1024
 """What a server may send over one connection; an honest one sends some kilobytes. libpq has no limit below 1 GB."""
 
-_USUAL_BYTES, _PAUSE_S = 64 * 1024, 0.02
+MOST_MEMORY = 16 * 1024 * 1024
+"""What one read may allocate: libpq makes room for a long message at once, and reads until there is no more."""
+
 _TCP_INFO = getattr(socket, "TCP_INFO", None)  # Linux, which Lambda runs on; elsewhere bytes are not counted
 _BYTES_RECEIVED = 128  # where struct tcp_info has tcpi_bytes_received (linux/tcp.h; since Linux 4.1)
 
@@ -28,12 +35,15 @@ def wait(connection: Connection, seconds: float) -> None:
 
     libpq's own waiting has no end (connect_timeout covers the login alone), so a stalled network would hold the step
     until Lambda kills it; and it keeps whatever it is sent: rows, notifications, parameters, one endless message.
-    Raises TimeoutError, with the seconds, if that takes longer, and OperationalError past MOST_BYTES.
+    Raises TimeoutError, with the seconds, if that takes longer, and OperationalError past MOST_BYTES or MOST_MEMORY.
     """
     end = time.monotonic() + seconds
     while True:
-        _check_flood(connection.fileno())
-        if (state := connection.poll()) == POLL_OK:
+        with _limited_memory():
+            state = connection.poll()
+        if _received(connection.fileno()) > MOST_BYTES:
+            raise OperationalError(f"the server sent more than {MOST_BYTES >> 10} KB")
+        if state == POLL_OK:
             return
         descriptor, left = [connection.fileno()], end - time.monotonic()
         wanted = (descriptor, []) if state == POLL_READ else ([], descriptor)
@@ -41,16 +51,20 @@ def wait(connection: Connection, seconds: float) -> None:
             raise TimeoutError(f"{seconds:.1f}")
 
 
-def _check_flood(descriptor: int) -> None:
-    """Return while little has come, read or unread; a long message is read in one call for as long as more is there.
-
-    Where it is more than usual, what is under way is let come first, to be counted before it is read.
-    """
-    if _received(descriptor) <= _USUAL_BYTES:
+@contextmanager
+def _limited_memory() -> Iterator[None]:
+    """Let the process allocate no more than MOST_MEMORY meanwhile."""
+    if _TCP_INFO is None:
+        yield
         return
-    time.sleep(_PAUSE_S)
-    if _received(descriptor) > MOST_BYTES:
-        raise OperationalError(f"the server sent more than {MOST_BYTES >> 10} KB")
+    soft, hard = getrlimit(RLIMIT_DATA)
+    used = int(Path("/proc/self/statm").read_text().split()[5]) * getpagesize()
+    most = used + MOST_MEMORY
+    setrlimit(RLIMIT_DATA, (most if soft == RLIM_INFINITY else min(soft, most), hard))
+    try:
+        yield
+    finally:
+        setrlimit(RLIMIT_DATA, (soft, hard))
 
 
 def _received(descriptor: int) -> int:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from contextlib import closing
+from contextlib import closing, contextmanager
 from typing import TYPE_CHECKING
 
+import psycopg2
 import pytest
 
-from rotation_lambda import errors
+from rotation_lambda import errors, handler, rotation
+from rotation_lambda.postgres import login
+from rotation_lambda.postgres.session import OPTIONS
+from tests.worlds.clocks import Hasty
 from tests.worlds.scenes import Scene, every_scene, run, scene, set_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from tests.conftest import Role
 
@@ -63,3 +67,48 @@ class TestARoleThatAUserStoresForItself:
         for user in (scene.clone, scene.role.name, scene.clone):
             scene.rotate()
             assert scene.ask("SELECT session_user, current_user") == [(user, group.name)]
+
+
+class TestTheRowOfAnotherUser:
+    """`BEGIN; ALTER ROLE app;` keeps all others from changing it; from PostgreSQL 16 on every user may do that."""
+
+    @contextmanager
+    def held(self, scene: Scene, stranger: Role) -> Iterator[None]:
+        with closing(scene.server.connect(stranger.name, stranger.password)) as connection:
+            run(connection, f'ALTER ROLE "{scene.role.name}"')
+            yield
+
+    @pytest.fixture
+    def turn(self, every_scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+        """It is the original's turn; nothing is waited for long."""
+        monkeypatch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=50ms"))
+        monkeypatch.setattr(rotation, "HOLD_S", 0.5)
+        every_scene.rotate()
+        return every_scene
+
+    def test_delays_a_change_and_never_the_move(
+        self, turn: Scene, make_role: Callable[..., Role], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        stranger, token = make_role(turn.server), turn.begin()
+        turn.take(token, "createSecret")
+        if turn.server.version < 16:
+            with pytest.raises(psycopg2.errors.InsufficientPrivilege), self.held(turn, stranger):
+                pass
+            return
+        before = turn.written()
+        with self.held(turn, stranger), monkeypatch.context() as patch:
+            patch.setattr(handler, "Deadline", Hasty)
+            error = turn.fail(errors.RoleLockedError, "setSecret", token=token)
+        assert f"of user '{stranger.name}'" in error.what
+        assert turn.written() == before
+        turn.take(token, "setSecret")
+        with self.held(turn, stranger):
+            turn.take(token, "testSecret", "finishSecret")
+        assert turn.secret.labels["AWSCURRENT"] == token
+        assert turn.ask("SELECT session_user") == [(turn.role.name,)]
+
+    def test_is_held_by_an_honest_rotation_which_lets_go(self, turn: Scene, make_role: Callable[..., Role]) -> None:
+        assert turn.rotate()["username"] == turn.role.name
+        if turn.server.version >= 16:
+            with self.held(turn, make_role(turn.server)):
+                pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import resource
 import select
 import signal
 import socket
@@ -561,7 +562,26 @@ class TestFlood:
         with door(role.server).log_in(credential(role)) as session:
             session._ask("SELECT repeat('x', 300000)")
             with pytest.raises(errors.DatabaseUnreachableError, match="sent more than"):
-                session._ask("SELECT repeat('x', 30000000)")
+                session._ask("SELECT repeat('x', 5000000)")
+
+    def test_gives_room_to_no_message_that_is_too_long(self, role: Role) -> None:
+        with (
+            door(role.server).log_in(credential(role)) as session,
+            pytest.raises(errors.DatabaseUnreachableError, match="cannot allocate memory") as caught,
+        ):
+            session._ask("SELECT repeat('x', 100000000)")
+        assert not caught.value.unknown
+        assert "far more than a PostgreSQL server" in caught.value.hint
+
+    def test_leaves_the_limit_of_memory_as_it_was(self, role: Role) -> None:
+        before = resource.getrlimit(resource.RLIMIT_DATA)
+        lower = 8 << 30, before[1]
+        resource.setrlimit(resource.RLIMIT_DATA, lower)
+        try:
+            door(role.server).log_in(credential(role)).close()
+            assert resource.getrlimit(resource.RLIMIT_DATA) == lower
+        finally:
+            resource.setrlimit(resource.RLIMIT_DATA, before)
 
     def test_is_counted_on_linux_alone(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wire, "_TCP_INFO", None)

@@ -1,0 +1,250 @@
+"""What answers in place of the database: at an address that is not the server's any more, or in between without TLS."""
+
+from __future__ import annotations
+
+import json
+import re
+import select
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import pytest
+
+from rotation_lambda import errors
+from rotation_lambda.postgres import tls
+from rotation_lambda.settings import SHIPPED_BUNDLE
+from tests import ROOT
+from tests.worlds.scenes import Scene, lets_in, scene, set_scene
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from local.servers.postgres import PostgresServer
+    from tests.conftest import Role
+
+__all__ = ["scene", "set_scene"]
+
+MOST_MB = 64
+
+# A login in a process of its own, which tells how it ended and how much more memory it has had at most.
+CHILD = """
+import json, re, sys, time
+from pathlib import Path
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import Deadline
+from rotation_lambda.errors import DatabaseError
+from rotation_lambda.postgres import Postgres
+from rotation_lambda.settings import SHIPPED_BUNDLE
+login = Credential("127.0.0.1", int(sys.argv[1]), "postgres", sys.argv[2], sys.argv[3])
+def most():  # of this program; getrusage counts what the process was before it
+    return int(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]) // 1024
+before = most()
+try:
+    database = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Deadline(time.monotonic() + float(sys.argv[4])))
+    database.log_in(login).close()
+    ended = "let in"
+except DatabaseError as error:
+    ended = f"{type(error).__name__}: {error.what}"
+print(json.dumps([ended, most() - before]))
+"""
+
+
+def message(kind: bytes, body: bytes) -> bytes:
+    return kind + struct.pack("!I", len(body) + 4) + body
+
+
+NOTICE = message(b"N", b"SNOTICE\0VNOTICE\0C00000\0M" + b"x" * 20000 + b"\0\0")
+NOTIFICATION = message(b"A", struct.pack("!I", 1) + b"c\0" + b"x" * 7000 + b"\0")
+PARAMETER = message(b"S", b"name\0" + b"x" * 8000 + b"\0")
+ROW = message(b"D", struct.pack("!HI", 1, 30000) + b"x" * 30000)
+COLUMN = message(b"T", struct.pack("!H", 1) + b"a\0" + struct.pack("!IHIhIh", 0, 0, 25, -1, 0xFFFFFFFF, 0))
+ENDLESS_ROW = COLUMN + b"D" + struct.pack("!I", 0x3FFFFF00) + struct.pack("!HI", 1, 0x3FFFFF00 - 10)
+LONG_ROW = COLUMN + b"D" + struct.pack("!I", 15_000_000) + struct.pack("!HI", 1, 15_000_000 - 10)
+ENDLESS_ERROR = b"E" + struct.pack("!I", 0x3FFFFF00) + b"SERROR\0C42501\0M"
+ASKS_FOR_MD5 = message(b"R", struct.pack("!I", 5) + b"salt")
+SETTINGS = {b"server_version": b"17.0", b"DateStyle": b"ISO, MDY", b"client_encoding": b"UTF8"}
+LETS_IN = message(b"R", struct.pack("!I", 0)) + b"".join(
+    message(b"S", b"\x00".join([*one, b""])) for one in SETTINGS.items()
+)
+READY = message(b"K", struct.pack("!II", 1, 1)) + message(b"Z", b"I")
+MUCH = b"x" * 4_000_000
+FULL = message(b"E", b'SFATAL\0VFATAL\0C53300\0Mtoo many connections for role "it"\0\0')
+
+# What it answers to the first query, or while it lets the client in: once, and then without an end.
+FLOODS = {
+    "parameters": (b"", PARAMETER),
+    "notices": (b"", NOTICE),
+    "notifications": (b"", NOTIFICATION),
+    "rows": (COLUMN, ROW),
+    "one endless row": (ENDLESS_ROW, MUCH),
+    "one endless row, which begins slowly": (ENDLESS_ROW + b"x" * 33000, MUCH),
+    "one long row, which begins slowly": (LONG_ROW + b"x" * 33000, MUCH),
+    "one endless error": (ENDLESS_ERROR, MUCH),
+}
+
+
+@contextmanager
+def server(talk: Callable[[socket.socket, bytes], None]) -> Iterator[int]:
+    """Have it talk to each connection, after what the client says first."""
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                threading.Thread(target=answer, args=(connection,), daemon=True).start()
+
+    def answer(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            talk(connection, connection.recv(65536))
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        threading.Thread(target=serve, daemon=True).start()
+        yield listening.getsockname()[1]
+        listening.shutdown(socket.SHUT_RDWR)
+
+
+def log_in(port: int, user: str = "app", password: str = "secret", seconds: float = 30) -> tuple[str, int]:  # noqa: S107
+    child = [sys.executable, "-c", CHILD, str(port), user, password, str(seconds)]
+    done = subprocess.run(child, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
+    ended, megabytes = json.loads(done.stdout)
+    return ended, megabytes
+
+
+class TestAFlood:
+    """A server that lets the function in by md5, for which it need not know the password."""
+
+    @pytest.mark.parametrize("flood", FLOODS)
+    def test_costs_little_memory(self, flood: str) -> None:
+        first, then = FLOODS[flood]
+
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(ASKS_FOR_MD5)
+            if not connection.recv(65536):
+                return
+            connection.sendall(LETS_IN)
+            if flood != "parameters":
+                connection.sendall(READY)
+                connection.recv(65536)
+            connection.sendall(first)
+            if "slowly" in flood:
+                time.sleep(0.3)
+            while True:
+                connection.sendall(then)
+
+        with server(talk) as port:
+            ended, megabytes = log_in(port)
+        assert re.search("sent more than|cannot allocate memory|lost synchronization", ended), ended
+        assert megabytes < MOST_MB
+
+    def test_ends_before_a_login_has_begun(self) -> None:
+        def talk(connection: socket.socket, _: bytes) -> None:
+            while True:
+                connection.sendall(NOTICE)
+
+        with server(talk) as port:
+            ended, megabytes = log_in(port)
+        assert ended.startswith("ConnectionFailedError"), ended
+        assert megabytes < MOST_MB
+
+    def test_of_single_bytes_ends_when_time_is_up(self) -> None:
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(b"E" + struct.pack("!I", 29000))
+            while True:
+                connection.sendall(b"S")
+                time.sleep(0.05)
+
+        with server(talk) as port:
+            assert log_in(port, seconds=1)[0].startswith("DatabaseTimeoutError")
+
+    def test_is_not_what_an_honest_server_sends(self, postgres_of: Callable[[int], PostgresServer]) -> None:
+        there = postgres_of(16)
+        ended, megabytes = log_in(there.port, there.superuser, there.password)
+        assert ended == "let in"
+        assert megabytes < MOST_MB
+
+
+class TestACertificateThatNeverEnds:
+    """The look at a certificate, which explains a failed login, has its seconds for all of it."""
+
+    def test_keeps_its_seconds(self) -> None:
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(b"S\x16\x03\x03\x40\x00")
+            while True:
+                connection.sendall(b"\x02")
+                time.sleep(0.02)
+
+        with server(talk) as port:
+            began = time.monotonic()
+            with pytest.raises(OSError, match="timed out"):
+                tls.look_at("127.0.0.1", port, "localhost", SHIPPED_BUNDLE, 0.3)
+            assert time.monotonic() - began >= 0.3
+
+    def test_is_not_what_an_honest_server_has(self, postgres: PostgresServer) -> None:
+        assert tls.look_at("127.0.0.1", postgres.port, "localhost", str(postgres.ca_file), 5)
+
+
+class TestARefusalAfterAuthentication:
+    """Without TLS, what is in between can say that a password was right, and that the user has its connections."""
+
+    def scene(self, set_scene: Callable[..., Scene], there: PostgresServer, port: int) -> tuple[Scene, Role]:
+        """Have both secrets lead to the port, and the value name another user, with a made-up password."""
+        scene = set_scene(there)
+        victim, master = scene.role, scene.master.document()
+        client = scene.secret.server.client()
+        client.put_secret_value(SecretId=scene.master.arn, SecretString=json.dumps({**master, "port": port}))
+        scene.put({**scene.secret.document(), "port": port, "password": "made-up"})
+        return scene, victim
+
+    def test_gives_no_authority_over_the_user(
+        self,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("ROTATION_STRATEGY", "superuser")
+        there, users = postgres_of(16), set[str]()
+
+        def talk(connection: socket.socket, startup: bytes) -> None:
+            if any(f"\0{user}\0".encode() in startup for user in users):
+                connection.sendall(ASKS_FOR_MD5)
+                if connection.recv(65536):
+                    connection.sendall(FULL)
+                return
+            with socket.create_connection((there.host, there.port)) as real:
+                real.sendall(startup)
+                carry(connection, real)
+
+        with server(talk) as port:
+            scene, victim = self.scene(set_scene, there, port)
+            users.add(victim.name)
+            error = scene.fail(errors.RoleNotPreparedError)
+        assert "is not shown to accept AWSCURRENT's password" in error.what
+        assert victim.lets_in(victim.password)
+
+    def test_is_honest_where_the_user_has_its_one_session(
+        self,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """As the verdict on a change it counts, without TLS as well."""
+        monkeypatch.setenv("ROTATION_STRATEGY", "single-user")
+        scene = set_scene(postgres_of(16))
+        scene.role.alter("CONNECTION LIMIT 1")
+        assert lets_in(scene, scene.rotate())
+
+
+def carry(client: socket.socket, real: socket.socket) -> None:
+    """Pass on what each says to the other."""
+    while ready := select.select([client, real], [], [])[0]:
+        for end in ready:
+            data = end.recv(65536)
+            if not data:
+                return
+            (real if end is client else client).sendall(data)
