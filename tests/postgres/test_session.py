@@ -590,7 +590,6 @@ class TestFlood:
 
     def test_is_no_answer_to_a_login_and_not_waited_for(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wire, "MOST_BYTES", 100)
-        monkeypatch.setattr(wire, "_USUAL_BYTES", 100)
         error = refusal(role)
         assert "sent more than" in error.what
         assert not error.unknown
