@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from resource import RLIM_INFINITY, RLIMIT_DATA, getpagesize, getrlimit, setrlimit
 from select import select
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from psycopg2 import OperationalError
@@ -26,6 +27,7 @@ MOST_BYTES = 1024 * 1024
 MOST_MEMORY = 16 * 1024 * 1024
 """What one read may allocate: libpq makes room for a long message at once, and reads until there is no more."""
 
+_ONE_AT_A_TIME = Lock()  # the limit is the process's: a second thread would take the first one's for the usual one
 _TCP_INFO = getattr(socket, "TCP_INFO", None)  # Linux, which Lambda runs on; elsewhere bytes are not counted
 _BYTES_RECEIVED = 128  # where struct tcp_info has tcpi_bytes_received (linux/tcp.h; since Linux 4.1)
 
@@ -57,14 +59,15 @@ def _limited_memory() -> Iterator[None]:
     if _TCP_INFO is None:
         yield
         return
-    soft, hard = getrlimit(RLIMIT_DATA)
-    used = int(Path("/proc/self/statm").read_text().split()[5]) * getpagesize()
-    most = used + MOST_MEMORY
-    setrlimit(RLIMIT_DATA, (most if soft == RLIM_INFINITY else min(soft, most), hard))
-    try:
-        yield
-    finally:
-        setrlimit(RLIMIT_DATA, (soft, hard))
+    with _ONE_AT_A_TIME:
+        soft, hard = getrlimit(RLIMIT_DATA)
+        used = int(Path("/proc/self/statm").read_text().split()[5]) * getpagesize()
+        most = used + MOST_MEMORY
+        setrlimit(RLIMIT_DATA, (most if soft == RLIM_INFINITY else min(soft, most), hard))
+        try:
+            yield
+        finally:
+            setrlimit(RLIMIT_DATA, (soft, hard))
 
 
 def _received(descriptor: int) -> int:
