@@ -118,6 +118,9 @@ def _make(service: str, _environment: frozenset[tuple[str, str]]) -> Any:  # noq
     return session.create_client(service, config=_CONFIG)
 
 
+_FOR_CREDENTIALS = "sts", "sso", "sso-oidc", "signin"  # what botocore asks for those of a profile
+
+
 class _Loader(Loader):
     """Knows which services are called, where botocore's own looks into 400 folders, and reads only what these need.
 
@@ -125,14 +128,7 @@ class _Loader(Loader):
     """
 
     def list_available_services(self, type_name: str) -> list[str]:  # noqa: ARG002 - botocore's
-        return [
-            "secretsmanager",
-            "rds",
-            "sts",
-            "sso",
-            "sso-oidc",
-            "signin",
-        ]  # the last four for a profile's credentials
+        return ["secretsmanager", "rds", *_FOR_CREDENTIALS]
 
     def load_data_with_path(self, name: str) -> tuple[Any, str]:
         if name == "endpoints":

@@ -30,7 +30,7 @@ class Kind(StrEnum):
     """What becomes of a string that holds the password, or that is the name of a user who changes."""
 
     RENEWED = "renewed, as copies of the login"
-    NO_USER = "renewed, but no user is beside it, who changes: read `username` with it"
+    NO_USER = "renewed, but no user name stands beside it, and the user changes: applications must read `username` too"
     OTHER_USER = "left as it is: the login of another user, with the same password in it"
     OLD_USER = "left as it is: the name of a user who changes"
     ALLOWED = "left as it is, as `allowStaleCopies` says"

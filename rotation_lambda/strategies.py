@@ -70,7 +70,6 @@ class SingleUser(Rotation):
             self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
             self._remember(changed)
             logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
-            return
 
     def _check_unchanged(self, way: str, credential: Credential) -> None:
         """Return while labels and password are what let us in, in the moment before the change is committed.
