@@ -15,7 +15,7 @@ _URLS = [  # a password as RFC 3986 has it, and one up to the first @, as libpq 
 _POSTGRES = re.compile(
     r"postgres|pgsql|psql|\b(?:host|server|data ?source|service|dbname|database)\s*+=", re.IGNORECASE
 )
-_PARAMETER = re.compile(r"([^&=]*)=([^&]*)")
+_PARAMETER = re.compile(r"([^&=]*+)(?:=([^&]*+))?+(?:&|\Z)")
 _LINE = re.compile(r"^(?!#|[ \t]*\r?$).+?(?=\r?$)", re.MULTILINE)
 _PASS_LINE = re.compile(r"(?:[^:\\]|\\.)*+:(?:\d+|\*):(?:[^:\\]|\\.)*+:(?:\*|((?:[^:\\]|\\.)*+)):(.*)")
 _KEYWORD = re.compile(r"\s*+(\w++)\s*+=\s*+('(?:[^'\\]|\\.)*+'|(?!')(?:[^\s\\]|\\.)*+)\s*+", re.ASCII | re.DOTALL)
@@ -61,8 +61,10 @@ def logins_in(text: str, user: str, password: str) -> list[TextLogin]:
 
 def users_in(text: str) -> list[Slot]:
     """Return where a text for PostgreSQL has the user of a login whose password stands elsewhere."""
+    if not _POSTGRES.search(text.partition("://")[0]):
+        return []
     logins = [login for form in _forms(text) for login in form]
-    if not _POSTGRES.search(text.partition("://")[0]) or any(login.passwords for login in logins):
+    if any(login.passwords for login in logins):
         return []
     return next((login.users for login in logins if login.users), [])
 

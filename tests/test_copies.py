@@ -551,12 +551,15 @@ def test_a_hostile_value_takes_no_time() -> None:
         "}",
         "{",
         "\n",
+        "?",
         "?&",
     ):
-        many = part * (30_000 // len(part))
+        many = part * (60_000 // len(part))
+        change({"copy": f"postgres://h?{many}"})
         for text in (
             many + PASSWORD,
             f"a://{many}{PASSWORD}",
+            f"a://h?{many}{PASSWORD}",
             f"a={many}{PASSWORD}",
             f"a='{many}{PASSWORD}",
             PASSWORD + many,
