@@ -12,6 +12,7 @@ import botocore.session
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoRegionError
 from botocore.exceptions import ConnectionError as NoConnectionError
+from botocore.handlers import set_operation_specific_signer
 from botocore.loaders import Loader
 
 from rotation_lambda.errors import ConfigurationError
@@ -111,7 +112,9 @@ def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes
 
 @lru_cache(maxsize=8)
 def _make(service: str, _environment: frozenset[tuple[str, str]]) -> Any:  # noqa: ANN401
-    session = botocore.session.Session(include_builtin_handlers=False)  # what other services need
+    session = botocore.session.Session(include_builtin_handlers=False)  # other services need them
+    # … but for this one, by which the credentials of a profile (SSO, web identity) are asked for without a signature.
+    session.register("choose-signer", set_operation_specific_signer)  # type: ignore[arg-type]
     session.register_component("data_loader", _Loader())
     if not session.get_config_variable("region"):
         raise NoRegionError

@@ -99,8 +99,10 @@ class TestClient:
         monkeypatch.setenv(name, environment[name])
         assert clients.secrets_manager() is first
 
+    @pytest.mark.parametrize("whose", ["source_profile = b", "web_identity_token_file = {}/token"])
     def test_takes_the_role_of_a_profile(
         self,
+        whose: str,
         environment: dict[str, str],
         secret: Secret,
         tmp_path: Path,
@@ -109,7 +111,8 @@ class TestClient:
         """As a person has it who runs the preflight."""
         config = tmp_path / "config"
         role = "arn:aws:iam::123456789012:role/one"
-        config.write_text(f"[profile a]\nrole_arn = {role}\nsource_profile = b\n[profile b]\n")
+        config.write_text(f"[profile a]\nrole_arn = {role}\n{whose.format(tmp_path)}\n[profile b]\n")
+        (tmp_path / "token").write_text("an identity provider's")
         (tmp_path / "credentials").write_text("[b]\naws_access_key_id = a\naws_secret_access_key = b\n")
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"):
             monkeypatch.delenv(name)
