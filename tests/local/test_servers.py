@@ -12,6 +12,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -288,6 +289,46 @@ def test_leaves_nothing_behind(place: Path) -> None:
     assert pid is not None
     assert not runs(pid)
     assert list(place.iterdir()) == []
+
+
+class TestMemory:
+    """Where a server's files are when nobody says: in memory, if there is room and nobody chose another."""
+
+    @pytest.fixture(autouse=True)
+    def folder(self, place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        monkeypatch.setattr(postgres, "MEMORY", place)
+        monkeypatch.delenv("TMPDIR", raising=False)
+        return place
+
+    @pytest.fixture
+    def free(self, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+        def free(size: int, flags: int = 0) -> None:
+            there = SimpleNamespace(f_bavail=size, f_frsize=1, f_flag=flags)
+            monkeypatch.setattr(os, "statvfs", lambda _: there)
+
+        return free
+
+    def test_has_them_where_there_is_room(self, folder: Path, free: Callable[..., None]) -> None:
+        free(2 * postgres.ROOM)
+        with postgres.run_postgres() as server:
+            assert [server.data.parent] == list(folder.iterdir())
+        assert list(folder.iterdir()) == []
+
+    @pytest.mark.parametrize(("size", "flags"), [(64 * 2**20, 0), (2**40, os.ST_NOEXEC)], ids=["too little", "noexec"])
+    def test_does_not_where_a_server_could_not_run(self, size: int, flags: int, free: Callable[..., None]) -> None:
+        free(size, flags)
+        assert postgres._memory() is None
+
+    def test_does_not_where_there_is_none(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(postgres, "MEMORY", Path("/no/such/folder"))
+        assert postgres._memory() is None
+
+    def test_does_not_where_temporary_files_have_a_place(
+        self, free: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        free(2**40)
+        monkeypatch.setenv("TMPDIR", "/var/tmp")  # noqa: S108
+        assert postgres._memory() is None
 
 
 def test_leaves_nothing_behind_when_its_user_fails(place: Path) -> None:
