@@ -72,7 +72,8 @@ def find_stack(folder: Path, port: int | None = None) -> dict[str, Any]:
     for file in files:
         stack: dict[str, Any] = json.loads(file.read_text())
         try:
-            SecretsManagerServer(**stack["secrets_manager"]).client().describe_secret(SecretId=stack["secret_arn"])
+            client = SecretsManagerServer(**stack["secrets_manager"]).client(retries={"total_max_attempts": 1})
+            client.describe_secret(SecretId=stack["secret_arn"])
         except (BotoCoreError, ClientError):  # nobody listens, or somebody else
             file.unlink()
         else:
