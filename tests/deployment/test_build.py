@@ -118,13 +118,17 @@ def bytecode(folder: Path) -> dict[Path, bytes]:
     return {file: file.read_bytes() for file in sorted(folder.rglob("*.pyc"))}
 
 
-class TestBytecode:
-    """With this machine's Python in the part of the runtime's."""
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Build with this machine's Python in the part of the runtime's."""
+    folder = tmp_path_factory.mktemp("compiled") / "built"
+    make(folder, RUNTIME="{}.{}".format(*sys.version_info))
+    return folder
 
-    def test_is_of_every_module_and_is_not_compared_with_the_source(self, tmp_path: Path) -> None:
-        make(tmp_path / "built", RUNTIME="{}.{}".format(*sys.version_info))
-        files = bytecode(tmp_path / "built")
-        sources = set((tmp_path / "built").rglob("*.py"))
+
+class TestBytecode:
+    def test_is_of_every_module_and_is_not_compared_with_the_source(self, compiled: Path) -> None:
+        files, sources = bytecode(compiled), set(compiled.rglob("*.py"))
         assert {Path(importlib.util.source_from_cache(str(file))) for file in files} == sources
         for content in files.values():
             magic, flags = content[:4], struct.unpack_from("<I", content, 4)[0]
@@ -132,12 +136,11 @@ class TestBytecode:
             assert flags == 0b01  # PEP 552: by hash, not checked
             place = marshal.loads(content[16:]).co_filename  # noqa: S302 - our own
             assert place.startswith("/var/task/")
-            assert str(tmp_path).encode() not in content
+            assert str(compiled).encode() not in content
 
-    def test_is_the_same_when_built_again(self, tmp_path: Path) -> None:
-        for name in ("one", "two"):
-            make(tmp_path / name, RUNTIME="{}.{}".format(*sys.version_info))
-        assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    def test_is_the_same_when_built_again(self, compiled: Path, tmp_path: Path) -> None:
+        make(tmp_path / "built", RUNTIME="{}.{}".format(*sys.version_info))
+        assert contents(tmp_path / "built") == contents(compiled)
 
     def test_is_said_to_be_left_out_where_no_python_can_make_it(self, tmp_path: Path) -> None:
         other = "3.11" if sys.version_info[:2] != (3, 11) else "3.12"

@@ -601,8 +601,11 @@ def by_driver(driver: Any) -> Callable[[str], Iterator[Ask]]:  # noqa: ANN401 - 
     return opened
 
 
+POOL_S = 10.0
+
+
 def by_pool(secret_id: str) -> Iterator[Ask]:
-    with create_pool_for(Database(secret_id, driver=psycopg), min_size=0, max_size=1, timeout=10) as pool:
+    with create_pool_for(Database(secret_id, driver=psycopg), min_size=0, max_size=1, timeout=POOL_S) as pool:
 
         def ask() -> str:
             with pool.connection() as connection:
@@ -700,6 +703,7 @@ def test_tells_no_secret_where_the_password_is_refused(
     """Psycopg's own exception has it among its attributes."""
     caplog.set_level(logging.DEBUG)
     monkeypatch.setattr(example, "DEADLINE_S", 0)
+    monkeypatch.setitem(globals(), "POOL_S", 0.5)
     with contextmanager(EXAMPLES[kind])(application.secret.arn) as ask:
         ask()
         application.role.alter("PASSWORD 'by hand'")

@@ -13,6 +13,8 @@ import pytest
 
 from local.servers import rotation
 from rotation_lambda import errors, handler
+from rotation_lambda.postgres import login
+from rotation_lambda.postgres.session import OPTIONS
 from tests.worlds.clocks import Hasty
 from tests.worlds.leaks import everything_in
 from tests.worlds.scenes import Scene, scene, set_scene
@@ -56,9 +58,15 @@ def everything_logged() -> Iterator[io.StringIO]:
 
 @contextmanager
 def every_change_fails(server: PostgresServer) -> Iterator[None]:
-    """Let every ALTER ROLE fail, at its lock timeout."""
-    with closing(server.connect("postgres", server.password)) as connection, connection.cursor() as cursor:
+    """Let every ALTER ROLE fail, at a lock timeout that comes soon."""
+    with (
+        closing(server.connect("postgres", server.password)) as connection,
+        connection.cursor() as cursor,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         cursor.execute("LOCK TABLE pg_authid IN SHARE MODE")
+        patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=50ms"))
+        patch.setattr(handler, "Deadline", Hasty)
         yield
 
 
@@ -105,8 +113,7 @@ def test_no_password_token_or_verifier_is_in_any_sink(
         rotation.invoke_steps(invoke, secret.arn, token, steps=["createSecret"], rotation_token=ROTATION_TOKEN)
         passwords.add(secret.document("AWSPENDING")["password"])
         fail(errors.LoginRefusedError, token, "testSecret")
-        with every_change_fails(server), monkeypatch.context() as changed:
-            changed.setattr(handler, "Deadline", Hasty)
+        with every_change_fails(server):
             fail(errors.RoleLockedError, token, "setSecret")
         role.alter("CONNECTION LIMIT 0")
         fail(errors.LoginNotAllowedError, token, "setSecret")
@@ -151,8 +158,7 @@ def test_no_password_or_verifier_of_a_superusers_rotation_is_in_any_sink(
         )
         passwords.add(scene.secret.document("AWSPENDING")["password"])
         fail(errors.LoginRefusedError, "testSecret")
-        with every_change_fails(server), monkeypatch.context() as changed:
-            changed.setattr(handler, "Deadline", Hasty)
+        with every_change_fails(server):
             fail(errors.RoleLockedError)
         if strategy == "alternating-users":
             scene.role.alter("SET log_statement = 'all'")
