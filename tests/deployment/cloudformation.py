@@ -67,6 +67,11 @@ class Stack:
 
 def as_written() -> dict[str, Any]:
     """Return template.yaml, its functions in their long form."""
+    return copy.deepcopy(_once_parsed())
+
+
+@cache
+def _once_parsed() -> dict[str, Any]:
     template: dict[str, Any] = yaml_parse((ROOT / "template.yaml").read_text())
     return template
 
@@ -92,7 +97,7 @@ def deploy(answers: Mapping[str, str] = TWO_ANSWERS, partition: str = "aws") -> 
 
     To refer to a resource whose condition is false is a KeyError, as it would fail in CloudFormation.
     """
-    template = copy.deepcopy(_once_transformed())
+    template = _once_transformed()
     region, suffix = PARTITIONS[partition]
     pseudo = {
         "AWS::AccountId": ACCOUNT,
