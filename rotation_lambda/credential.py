@@ -3,11 +3,10 @@
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Any, Self
 
 from rotation_lambda.copies import Copies, Kind, renew, show
@@ -20,13 +19,14 @@ CLONE = "_clone"
 """What the name of the second of two alternating users ends in, unless `usernames` has both (as in the AWS sample)."""
 
 _MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
-_DEFAULT_PORT = 5432
+_MAX_PORT = 65535
 _ENGINES = ("postgres", "aurora-postgresql")
-_KEYS = {"tls_server_name": "tlsServerName", "rotation_host": "rotationHost", "rotation_port": "rotationPort"}
+_DEFAULTS = {"port": 5432, "dbname": "postgres"}
 _REQUIRED, _AS_IT_IS = {"host", "username", "password"}, {"username", "password", "dbname"}
 _HOST_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 _PORT = re.compile(r"[0-9]{1,5}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+_Document = Mapping[str, Any]
 
 
 class SslMode(StrEnum):
@@ -38,6 +38,107 @@ class SslMode(StrEnum):
     VERIFY_FULL = "verify-full"
 
 
+_SSL = {"true": SslMode.VERIFY_FULL, "false": SslMode.DISABLE}
+
+
+def _text(secret: _Document, key: str) -> str:
+    if key not in secret:
+        raise InvalidSecretError(f"`{key}` is missing from the secret.")
+    value = secret[key]
+    if not isinstance(value, str):
+        raise InvalidSecretError(f"`{key}` is {json_type(value)}, not a string.")
+    if not value:
+        raise InvalidSecretError(f"`{key}` is empty.")
+    if _CONTROL.search(value):
+        raise InvalidSecretError(f"`{key}` holds a control character (a line end, perhaps).")
+    return value
+
+
+def _name(secret: _Document, key: str) -> str:
+    return _uncut(_text(secret, key), f"`{key}`")
+
+
+def _uncut(name: str, what: str, hint: str | None = None) -> str:
+    """Return a name that PostgreSQL takes as it is; raise InvalidSecretError for a longer one."""
+    if (size := len(name.encode())) > _MAX_NAME_BYTES:
+        raise InvalidSecretError(
+            f"{what} has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.", hint=hint
+        )
+    return name
+
+
+def _strings(secret: _Document, key: str) -> tuple[str, ...]:
+    """Read a list of strings, or the text of one: the console of Secrets Manager stores nothing but strings."""
+    value = secret[key]
+    with suppress(ValueError, RecursionError):
+        value = json.loads(value) if isinstance(value, str) else value
+    if isinstance(value, list) and all(isinstance(one, str) for one in value):
+        return tuple(value)
+    raise InvalidSecretError(f"`{key}` is not a list of strings.")
+
+
+def _usernames(secret: _Document, key: str) -> tuple[str, ...]:
+    """Read the names of two alternating users, one of which has to be the `username`."""
+    names = _strings(secret, key)
+    if len(names) != 2 or names[0] == names[1]:  # noqa: PLR2004
+        raise InvalidSecretError(f"`{key}` is not a list of two different users.")
+    for name in names:
+        _name({key: name}, key)
+    if secret.get("username") not in names:
+        raise InvalidSecretError(f"`username` is neither of the two in `{key}`.")
+    return names
+
+
+def _host(secret: _Document, key: str) -> str:
+    """Read one host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
+    value = _text(secret, key)
+    if _HOST_NAME.fullmatch(value) or _is_ipv6(value):
+        return value
+    raise InvalidSecretError(
+        f"`{key}` is not one host name or address.",
+        hint=f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string.",
+    )
+
+
+def _is_ipv6(text: str) -> bool:
+    with suppress(ValueError):
+        # A zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too.
+        return ipaddress.IPv6Address(text).scope_id is None
+    return False
+
+
+def _port(secret: _Document, key: str) -> int:
+    value = secret[key]
+    if isinstance(value, str) and _PORT.fullmatch(value):
+        value = int(value)
+    if type(value) in {int, float} and value == int(value) and 1 <= value <= _MAX_PORT:
+        return int(value)
+    raise InvalidSecretError(f"`{key}` is not a port: a number from 1 to 65535, as a number or a string of digits.")
+
+
+def _engine(secret: _Document, key: str) -> str:
+    if (engine := _text(secret, key)) in _ENGINES:
+        return engine
+    raise InvalidSecretError(f"`{key}` is not one of {', '.join(_ENGINES)}: this function rotates PostgreSQL only.")
+
+
+def _ssl(secret: _Document, key: str) -> SslMode:
+    """Read `ssl` more strictly than AWS does: true means no less than verify-full."""
+    value = secret[key]
+    if isinstance(value, bool | str) and (mode := _SSL.get(str(value).lower())):
+        return mode
+    raise InvalidSecretError(
+        f"`{key}` is {json_type(value)}, not true or false.", hint="Remove `ssl` and say what you mean in `sslmode`."
+    )
+
+
+def _sslmode(secret: _Document, key: str) -> SslMode:
+    mode = _text(secret, key)
+    if mode not in set(SslMode):
+        raise InvalidSecretError(f"`{key}` is not one of {', '.join(SslMode)}; allow and prefer would downgrade.")
+    return SslMode(mode)
+
+
 @dataclass(frozen=True, slots=True)
 class Credential:
     """A login to one database: where, as whom, with which password, over which TLS.
@@ -45,47 +146,58 @@ class Credential:
     `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
     function's PGSSLMODE, `sslmode` is None. `text` is the secret's JSON that it was read from; in it, what stands at
     the paths of `stale_copies` is left as it is when the password changes.
+
+    The metadata of a field say from which of the secret's keys it is read, and how.
     """
 
-    host: str
-    port: int
-    dbname: str
-    username: str
-    password: str = field(repr=False)
-    sslmode: SslMode | None = None
-    tls_server_name: str | None = None
-    rotation_host: str | None = None
-    rotation_port: int | None = None
-    masterarn: str | None = None
-    usernames: tuple[str, str] | None = None
-    stale_copies: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    engine: str = field(default="postgres", repr=False, compare=False, kw_only=True, metadata={"engine": _engine})
+    host: str = field(metadata={"host": _host})
+    port: int = field(metadata={"port": _port})
+    dbname: str = field(metadata={"dbname": _name})
+    username: str = field(metadata={"username": _name})
+    password: str = field(repr=False, metadata={"password": _text})
+    sslmode: SslMode | None = field(default=None, metadata={"ssl": _ssl, "sslmode": _sslmode})  # the later one wins
+    tls_server_name: str | None = field(default=None, metadata={"tlsServerName": _host})
+    rotation_host: str | None = field(default=None, metadata={"rotationHost": _host})
+    rotation_port: int | None = field(default=None, metadata={"rotationPort": _port})
+    masterarn: str | None = field(default=None, metadata={"masterarn": _text})
+    usernames: tuple[str, str] | None = field(default=None, metadata={"usernames": _usernames})
+    stale_copies: tuple[str, ...] = field(
+        default=(), repr=False, compare=False, metadata={"allowStaleCopies": _strings}
+    )
     text: str = field(default="", repr=False, compare=False)
 
     @classmethod
-    def parse(cls, text: str, defaults: Mapping[str, object] = MappingProxyType({})) -> Self:
+    def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:
         """Read the JSON of a secret (AWS: «JSON structure of Secrets Manager secrets», PostgreSQL).
 
         `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names the key and never quotes a
         value of the secret's.
         """
-        keys = _Keys({**defaults, **_tidy(read_object(text))})
-        keys.check_engine()
-        return cls(**{name: read() for name, read in keys.readers().items()}, text=text)
+        values, faults = cls._read({**_DEFAULTS, **(defaults or {}), **_tidy(read_object(text))})
+        if faults:
+            raise faults[0]
+        return cls(**values, text=text)
 
-    @staticmethod
-    def faults(text: str) -> list[InvalidSecretError]:
+    @classmethod
+    def faults(cls, text: str) -> list[InvalidSecretError]:
         """Return all that is wrong with the JSON of a secret, where parse() would raise the first of it."""
         try:
-            keys = _Keys(_tidy(read_object(text)))
+            return cls._read(_tidy(read_object(text)))[1]
         except InvalidSecretError as error:
             return [error]
-        found = []
-        for read in (keys.check_engine, *keys.readers().values()):
-            try:
-                read()
-            except InvalidSecretError as error:
-                found.append(error)
-        return found
+
+    @classmethod
+    def _read(cls, secret: _Document) -> tuple[dict[str, Any], list[InvalidSecretError]]:
+        """Return the fields that the secret has a key for, and all that is wrong with it."""
+        values, faults = dict[str, Any](), list[InvalidSecretError]()
+        for one in fields(cls):
+            for key in [key for key in one.metadata if key in secret or key in _REQUIRED]:
+                try:
+                    values[one.name] = one.metadata[key](secret, key)
+                except InvalidSecretError as fault:
+                    faults.append(fault)
+        return values, faults
 
     @property
     def address(self) -> tuple[str, int]:
@@ -98,13 +210,11 @@ class Credential:
 
         Raises InvalidSecretError where PostgreSQL would cut the clone's name off.
         """
-        other = self.pair[self.username == self.pair[0]]
-        if (size := len(other.encode())) > _MAX_NAME_BYTES:
-            raise InvalidSecretError(
-                f"`username` with {CLONE} has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.",
-                hint='Create the second user yourself, and give both in the secret: "usernames": ["…", "…"].',
-            )
-        return other
+        return _uncut(
+            self.pair[self.username == self.pair[0]],
+            f"`username` with {CLONE}",
+            hint='Create the second user yourself, and give both in the secret: "usernames": ["…", "…"].',
+        )
 
     @property
     def original(self) -> str:
@@ -162,124 +272,15 @@ class Credential:
         Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
         password is changed (AWS: «Lambda rotation functions», set_secret).
         """
-        names = [name.name for name in fields(self) if name.compare and name.name != "password"]
-        different = [_KEYS.get(name, name) for name in names if getattr(self, name) != getattr(current, name)]
+        different = [
+            [*one.metadata][-1]
+            for one in fields(self)
+            if one.compare and one.name != "password" and getattr(self, one.name) != getattr(current, one.name)
+        ]
         if different:
             raise CredentialMismatchError(
                 f"AWSPENDING (version {version}) is for another login than AWSCURRENT: other {', '.join(different)}."
             )
-
-
-@dataclass(frozen=True, slots=True)
-class _Keys:
-    """The secret's keys, read one at a time; what cannot be used raises InvalidSecretError by the key's name."""
-
-    document: dict[str, object] = field(repr=False)
-
-    def readers(self) -> dict[str, Callable[[], Any]]:
-        """Return how each field of a Credential is read."""
-        return {
-            "host": lambda: self.host("host"),
-            "port": lambda: self.port("port") or _DEFAULT_PORT,
-            "dbname": lambda: self.name("dbname", default="postgres"),
-            "username": lambda: self.name("username"),
-            "password": lambda: self.text("password"),
-            "sslmode": self.sslmode,
-            "tls_server_name": lambda: self.host("tlsServerName", default="") or None,
-            "rotation_host": lambda: self.host("rotationHost", default="") or None,
-            "rotation_port": lambda: self.port("rotationPort"),
-            "masterarn": lambda: self.text("masterarn", default="") or None,
-            "usernames": self.usernames,
-            "stale_copies": lambda: tuple(self.strings("allowStaleCopies")),
-        }
-
-    def text(self, key: str, *, default: str | None = None) -> str:
-        if key not in self.document:
-            if default is None:
-                raise InvalidSecretError(f"`{key}` is missing from the secret.")
-            return default
-        value = self.document[key]
-        if not isinstance(value, str):
-            raise InvalidSecretError(f"`{key}` is {json_type(value)}, not a string.")
-        if not value:
-            raise InvalidSecretError(f"`{key}` is empty.")
-        if _CONTROL.search(value):
-            raise InvalidSecretError(f"`{key}` holds a control character (a line end, perhaps).")
-        return value
-
-    def name(self, key: str, *, default: str | None = None) -> str:
-        value = self.text(key, default=default)
-        if (size := len(value.encode())) > _MAX_NAME_BYTES:
-            raise InvalidSecretError(f"`{key}` has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.")
-        return value
-
-    def usernames(self) -> tuple[str, str] | None:
-        """Read the names of two alternating users, one of which has to be the `username`."""
-        if "usernames" not in self.document:
-            return None
-        names = self.strings("usernames")
-        if len(names) != 2 or names[0] == names[1]:  # noqa: PLR2004
-            raise InvalidSecretError("`usernames` is not a list of two different users.")
-        first, second = (_Keys({"usernames": name}).name("usernames") for name in names)
-        if self.document.get("username") not in names:
-            raise InvalidSecretError("`username` is neither of the two in `usernames`.")
-        return first, second
-
-    def strings(self, key: str) -> list[str]:
-        """Read a list of strings, or the text of one: the console of Secrets Manager stores nothing but strings."""
-        value = self.document.get(key, [])
-        with suppress(ValueError, RecursionError):
-            value = json.loads(value) if isinstance(value, str) else value
-        if isinstance(value, list) and all(isinstance(one, str) for one in value):
-            return value
-        raise InvalidSecretError(f"`{key}` is not a list of strings.")
-
-    def host(self, key: str, *, default: str | None = None) -> str:
-        """One host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
-        value = self.text(key, default=default)
-        if value == default or _HOST_NAME.fullmatch(value) or _is_ipv6(value):
-            return value
-        raise InvalidSecretError(
-            f"`{key}` is not one host name or address.",
-            hint=f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string.",
-        )
-
-    def port(self, key: str) -> int | None:
-        value = self.document.get(key)
-        if value is None:
-            return None
-        if isinstance(value, str) and _PORT.fullmatch(value):
-            value = int(value)
-        if isinstance(value, float) and value.is_integer():
-            value = int(value)
-        if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= 65535:  # noqa: PLR2004
-            return value
-        raise InvalidSecretError(f"`{key}` is not a port: a number from 1 to 65535, as a number or a string of digits.")
-
-    def check_engine(self) -> None:
-        if self.text("engine", default=_ENGINES[0]) not in _ENGINES:
-            raise InvalidSecretError(
-                f"`engine` is not one of {', '.join(_ENGINES)}: this function rotates PostgreSQL only."
-            )
-
-    def sslmode(self) -> SslMode | None:
-        """Read `sslmode`, or else `ssl`, more strictly than AWS does: true or absent means no less than verify-full."""
-        ssl = self.document.get("ssl", True)
-        if isinstance(ssl, str):
-            ssl = {"true": True, "false": False}.get(ssl.lower(), ssl)
-        if not isinstance(ssl, bool):
-            raise InvalidSecretError(
-                f"`ssl` is {json_type(ssl)}, not true or false.",
-                hint="Remove `ssl` and say what you mean in `sslmode`.",
-            )
-        if "sslmode" not in self.document:
-            if "ssl" not in self.document:
-                return None
-            return SslMode.VERIFY_FULL if ssl else SslMode.DISABLE
-        mode = self.text("sslmode")
-        if mode not in set(SslMode):
-            raise InvalidSecretError(f"`sslmode` is not one of {', '.join(SslMode)}; allow and prefer would downgrade.")
-        return SslMode(mode)
 
 
 def _tidy(document: dict[str, object]) -> dict[str, object]:
@@ -292,11 +293,3 @@ def _tidy(document: dict[str, object]) -> dict[str, object]:
         for key, value in document.items()
     }
     return {key: value for key, value in tidy.items() if key in _REQUIRED or value not in (None, "")}
-
-
-def _is_ipv6(text: str) -> bool:
-    try:
-        address = ipaddress.IPv6Address(text)
-    except ValueError:
-        return False
-    return address.scope_id is None  # a zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too
