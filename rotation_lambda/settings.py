@@ -3,10 +3,10 @@
 import re
 import string
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self
 
 from rotation_lambda.credential import SslMode
 from rotation_lambda.errors import ConfigurationError
@@ -17,8 +17,15 @@ PLATFORM_ROOTS = "system"  # libpq's word for the certificates of the platform (
 _SAFE_PUNCTUATION = "-._~"  # RFC 3986, section 2.3: unreserved in a URL, and plain in a DSN and in a shell
 _UNSAFE_PUNCTUATION = "".join(sorted(set(string.punctuation) - set(_SAFE_PUNCTUATION)))
 _SECRET_ARN = re.compile(r"arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:\d{12}:secret:[\w/+=.@!-]+-[A-Za-z0-9]{6}")
-_Choice = TypeVar("_Choice", bound=StrEnum)
+_PEM = "-----BEGIN CERTIFICATE-----"
+_TYPES = {
+    "NUMBERS": string.digits,
+    "PUNCTUATION": string.punctuation,
+    "UPPERCASE": string.ascii_uppercase,
+    "LOWERCASE": string.ascii_lowercase,
+}
 _TRUE, _FALSE = ("true", "1", "yes", "y"), ("false", "0", "no", "n")
+_Environment = Mapping[str, str]
 
 
 class Strategy(StrEnum):
@@ -30,17 +37,62 @@ class Strategy(StrEnum):
     SUPERUSER = "superuser"
 
 
+def _number(environment: _Environment, name: str, default: int) -> int:
+    value = environment.get(name) or str(default)
+    if not re.fullmatch("[0-9]{1,9}", value):
+        raise ConfigurationError(f"{name} is {value[:40]!a}, not a whole number.")
+    return int(value)
+
+
+def _boolean(environment: _Environment, name: str, default: bool) -> bool:  # noqa: FBT001
+    value = (environment.get(name) or str(default)).lower()
+    if value not in (*_TRUE, *_FALSE):
+        raise ConfigurationError(f"{name} is {value[:40]!a}, not true or false.")
+    return value in _TRUE
+
+
+def _choice(environment: _Environment, name: str, default: StrEnum) -> StrEnum:
+    choices, value = type(default), environment.get(name) or default
+    if value not in set(choices):
+        raise ConfigurationError(f"{name} is {value[:40]!a}, not one of {', '.join(choices)}.")
+    return choices(value)
+
+
+def _characters(environment: _Environment, name: str, default: str) -> str:
+    return environment.get(name, default)
+
+
+def _secret_arns(environment: _Environment, name: str, default: None) -> frozenset[str] | None:
+    """Read ARNs separated by spaces or commas, of which the word `none` is none; the default where there is nothing."""
+    arns = set(environment.get(name, "").replace(",", " ").split())
+    if bad := sorted(arn for arn in arns - {"none"} if not _SECRET_ARN.fullmatch(arn)):
+        raise ConfigurationError(f"{name} has {bad[0][:200]!a}, which is not the complete ARN of a secret.")
+    return frozenset(arns - {"none"}) if arns else default
+
+
+def _certificates(environment: _Environment, name: str, default: str) -> str:
+    value, problem = environment.get(name) or default, ""
+    try:
+        if value != PLATFORM_ROOTS and _PEM not in Path(value).read_text(encoding="utf-8", errors="replace"):
+            problem = "holds no certificate in PEM form"
+    except (OSError, ValueError) as error:
+        problem = f"cannot be read: {getattr(error, 'strerror', None) or 'not a path'}"
+    if problem:
+        raise ConfigurationError(f"{name} is {value[:200]!a}, which {problem}.")
+    return value
+
+
 @dataclass(frozen=True, slots=True)
 class PasswordPolicy:
     """What GetRandomPassword is asked for (AWS: GetRandomPassword)."""
 
-    length: int = 32
-    exclude_characters: str = _UNSAFE_PUNCTUATION
-    exclude_numbers: bool = False
-    exclude_punctuation: bool = False
-    exclude_uppercase: bool = False
-    exclude_lowercase: bool = False
-    require_each_included_type: bool = True
+    length: int = field(default=32, metadata={"PASSWORD_LENGTH": _number})
+    exclude_characters: str = field(default=_UNSAFE_PUNCTUATION, metadata={"EXCLUDE_CHARACTERS": _characters})
+    exclude_numbers: bool = field(default=False, metadata={"EXCLUDE_NUMBERS": _boolean})
+    exclude_punctuation: bool = field(default=False, metadata={"EXCLUDE_PUNCTUATION": _boolean})
+    exclude_uppercase: bool = field(default=False, metadata={"EXCLUDE_UPPERCASE": _boolean})
+    exclude_lowercase: bool = field(default=False, metadata={"EXCLUDE_LOWERCASE": _boolean})
+    require_each_included_type: bool = field(default=True, metadata={"REQUIRE_EACH_INCLUDED_TYPE": _boolean})
 
     def __post_init__(self) -> None:
         """Refuse a policy that no password satisfies, by the variable's name."""
@@ -64,16 +116,10 @@ class PasswordPolicy:
 
     def _types(self) -> dict[str, frozenset[str]]:
         """Return what is left of each type that is not excluded as a whole."""
-        types = {
-            "NUMBERS": (self.exclude_numbers, string.digits),
-            "PUNCTUATION": (self.exclude_punctuation, string.punctuation),
-            "UPPERCASE": (self.exclude_uppercase, string.ascii_uppercase),
-            "LOWERCASE": (self.exclude_lowercase, string.ascii_lowercase),
-        }
         return {
             name: frozenset(characters) - frozenset(self.exclude_characters)
-            for name, (excluded, characters) in types.items()
-            if not excluded
+            for name, characters in _TYPES.items()
+            if not getattr(self, f"exclude_{name.lower()}")
         }
 
 
@@ -82,10 +128,10 @@ class Settings:
     """All that the environment decides. A secret's own `sslmode` wins over the one here."""
 
     password_policy: PasswordPolicy
-    strategy: Strategy
-    sslmode: SslMode
-    sslrootcert: str
-    superuser_secret_arns: frozenset[str] | None
+    strategy: Strategy = field(default=Strategy.AUTO, metadata={"ROTATION_STRATEGY": _choice})
+    sslmode: SslMode = field(default=SslMode.VERIFY_FULL, metadata={"PGSSLMODE": _choice})
+    sslrootcert: str = field(default=SHIPPED_BUNDLE, metadata={"PGSSLROOTCERT": _certificates})
+    superuser_secret_arns: frozenset[str] | None = field(default=None, metadata={"SUPERUSER_SECRET_ARNS": _secret_arns})
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:
@@ -93,64 +139,11 @@ class Settings:
 
         An empty variable counts as absent, except EXCLUDE_CHARACTERS, where it excludes nothing.
         """
-        read = _Variables(environment)
-        return cls(
-            password_policy=PasswordPolicy(
-                length=read.number("PASSWORD_LENGTH", default=32),
-                exclude_characters=environment.get("EXCLUDE_CHARACTERS", _UNSAFE_PUNCTUATION),
-                exclude_numbers=read.boolean("EXCLUDE_NUMBERS", default=False),
-                exclude_punctuation=read.boolean("EXCLUDE_PUNCTUATION", default=False),
-                exclude_uppercase=read.boolean("EXCLUDE_UPPERCASE", default=False),
-                exclude_lowercase=read.boolean("EXCLUDE_LOWERCASE", default=False),
-                require_each_included_type=read.boolean("REQUIRE_EACH_INCLUDED_TYPE", default=True),
-            ),
-            strategy=read.choice("ROTATION_STRATEGY", Strategy, default=Strategy.AUTO),
-            sslmode=read.choice("PGSSLMODE", SslMode, default=SslMode.VERIFY_FULL),
-            sslrootcert=read.certificates("PGSSLROOTCERT", default=SHIPPED_BUNDLE),
-            superuser_secret_arns=read.secret_arns("SUPERUSER_SECRET_ARNS"),
-        )
+        return cls(PasswordPolicy(**_read(PasswordPolicy, environment)), **_read(cls, environment))
 
 
-@dataclass(frozen=True, slots=True)
-class _Variables:
-    """The environment, read one variable at a time."""
-
-    environment: Mapping[str, str] = field(repr=False)
-
-    def number(self, name: str, *, default: int) -> int:
-        value = self.environment.get(name) or str(default)
-        if not (value.isascii() and value.isdigit()) or len(value) > 9:  # noqa: PLR2004
-            raise ConfigurationError(f"{name} is {value[:40]!a}, not a whole number.")
-        return int(value)
-
-    def boolean(self, name: str, *, default: bool) -> bool:
-        value = (self.environment.get(name) or str(default)).lower()
-        if value not in (*_TRUE, *_FALSE):
-            raise ConfigurationError(f"{name} is {value[:40]!a}, not true or false.")
-        return value in _TRUE
-
-    def choice(self, name: str, choices: type[_Choice], *, default: _Choice) -> _Choice:
-        value = self.environment.get(name) or default
-        if value not in set(choices):
-            raise ConfigurationError(f"{name} is {value[:40]!a}, not one of {', '.join(choices)}.")
-        return choices(value)
-
-    def secret_arns(self, name: str) -> frozenset[str] | None:
-        """Read ARNs separated by spaces or commas, of which the word `none` is none; None where there is nothing."""
-        arns = set(self.environment.get(name, "").replace(",", " ").split())
-        if bad := sorted(arn for arn in arns - {"none"} if not _SECRET_ARN.fullmatch(arn)):
-            raise ConfigurationError(f"{name} has {bad[0][:200]!a}, which is not the complete ARN of a secret.")
-        return frozenset(arns - {"none"}) if arns else None
-
-    def certificates(self, name: str, *, default: str) -> str:
-        value = self.environment.get(name) or default
-        if value == PLATFORM_ROOTS:
-            return value
-        try:
-            text = Path(value).read_text(encoding="utf-8", errors="replace")
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "strerror", None) or "not a path"
-            raise ConfigurationError(f"{name} is {value[:200]!a}, which cannot be read: {reason}.") from None
-        if "-----BEGIN CERTIFICATE-----" not in text:
-            raise ConfigurationError(f"{name} is {value[:200]!a}, which holds no certificate in PEM form.")
-        return value
+def _read(kind: type[Any], environment: _Environment) -> dict[str, Any]:
+    """Return the fields whose metadata say from which variable they are read, and how."""
+    return {
+        one.name: read(environment, name, one.default) for one in fields(kind) for name, read in one.metadata.items()
+    }
