@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from botocore.exceptions import BotoCoreError, ClientError
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from rotation_lambda.deadline import Deadline
 
-_Answer = TypeVar("_Answer")
 _ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "403"}
 _NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault", "DBClusterNotFoundFault"}
 
@@ -46,48 +45,43 @@ class Rds:
 
     def describe_db_instances(self, identifier: str) -> Server | None:
         """Return the instance (AWS: DescribeDBInstances)."""
-        answer = self._ask(
-            "DescribeDBInstances",
-            identifier,
-            lambda: self.client.describe_db_instances(DBInstanceIdentifier=identifier),
-        )
-        if answer is None:
-            return None
-        [instance] = answer["DBInstances"]
-        endpoint = instance.get("Endpoint", {})
-        sources = (
-            instance.get("ReadReplicaSourceDBInstanceIdentifier"),
-            instance.get("ReadReplicaSourceDBClusterIdentifier"),
-        )
-        return Server(
-            name=instance["DBInstanceIdentifier"],
-            arn=instance["DBInstanceArn"],
-            endpoints=[(endpoint["Address"], endpoint["Port"])] if "Address" in endpoint else [],
-            cluster=instance.get("DBClusterIdentifier"),
-            sources=frozenset(filter(None, sources)),
-        )
+
+        def describe() -> Server:
+            [instance] = self.client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
+            endpoint = instance.get("Endpoint", {})
+            return Server(
+                name=instance["DBInstanceIdentifier"],
+                arn=instance["DBInstanceArn"],
+                endpoints=[(endpoint["Address"], endpoint["Port"])] if "Address" in endpoint else [],
+                cluster=instance.get("DBClusterIdentifier"),
+                sources=_named(
+                    instance.get("ReadReplicaSourceDBInstanceIdentifier"),
+                    instance.get("ReadReplicaSourceDBClusterIdentifier"),
+                ),
+            )
+
+        return self._ask("DescribeDBInstances", identifier, describe)
 
     def describe_db_clusters(self, identifier: str) -> Server | None:
         """Return the cluster (AWS: DescribeDBClusters)."""
-        answer = self._ask(
-            "DescribeDBClusters", identifier, lambda: self.client.describe_db_clusters(DBClusterIdentifier=identifier)
-        )
-        if answer is None:
-            return None
-        [cluster] = answer["DBClusters"]
-        hosts = [cluster.get("Endpoint"), cluster.get("ReaderEndpoint"), *cluster.get("CustomEndpoints", [])]
-        return Server(
-            name=cluster["DBClusterIdentifier"],
-            arn=cluster["DBClusterArn"],
-            endpoints=[(host, cluster["Port"]) for host in hosts if host],
-            cluster=cluster["DBClusterIdentifier"],
-            sources=frozenset(filter(None, [cluster.get("ReplicationSourceIdentifier")])),
-        )
 
-    def _ask(self, operation: str, identifier: str, call: Callable[[], _Answer]) -> _Answer | None:
+        def describe() -> Server:
+            [cluster] = self.client.describe_db_clusters(DBClusterIdentifier=identifier)["DBClusters"]
+            hosts = [cluster.get("Endpoint"), cluster.get("ReaderEndpoint"), *cluster.get("CustomEndpoints", [])]
+            return Server(
+                name=cluster["DBClusterIdentifier"],
+                arn=cluster["DBClusterArn"],
+                endpoints=[(host, cluster["Port"]) for host in hosts if host],
+                cluster=cluster["DBClusterIdentifier"],
+                sources=_named(cluster.get("ReplicationSourceIdentifier")),
+            )
+
+        return self._ask("DescribeDBClusters", identifier, describe)
+
+    def _ask(self, operation: str, identifier: str, describe: Callable[[], Server]) -> Server | None:
         """Make a call, repeat it where that may help, and turn botocore's exceptions into this project's."""
         try:
-            return clients.repeat(call, self.deadline)
+            return clients.repeat(describe, self.deadline)
         except ClientError as error:
             code = clients.code_of(error)
             if code in _NOT_FOUND:
@@ -101,3 +95,7 @@ class Rds:
         except TimeoutError:
             failure = RdsError("RDS is so slow that the function's time is up.")
         raise failure
+
+
+def _named(*sources: str | None) -> frozenset[str]:
+    return frozenset(filter(None, sources))

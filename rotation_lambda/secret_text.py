@@ -1,7 +1,6 @@
 """The text of a secret: JSON that is read strictly, and changed in single places, so that all else stays as it was."""
 
 import json
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -73,10 +72,8 @@ def read_object(text: str) -> dict[str, object]:
 def read(text: str) -> object:
     """Return what the JSON says, read strictly; raise InvalidSecretError."""
     try:
-        document = json.loads(
-            text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant, parse_float=_finite
-        )
-        json.dumps(document, ensure_ascii=False).encode()
+        document = json.loads(text, object_pairs_hook=_without_duplicates, parse_constant=_refuse_constant)
+        json.dumps(document, ensure_ascii=False, allow_nan=False).encode()
     except json.JSONDecodeError as error:
         problem = f"is not JSON: line {error.lineno}, column {error.colno}"
         if text.startswith("\ufeff"):
@@ -100,10 +97,3 @@ def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
 
 def _refuse_constant(constant: str) -> NoReturn:
     raise InvalidSecretError(f"The secret holds {constant}, which JSON does not have (RFC 8259, section 6).")
-
-
-def _finite(number: str) -> float:
-    value = float(number)
-    if not math.isfinite(value):
-        raise ValueError
-    return value

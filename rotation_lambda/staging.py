@@ -59,30 +59,25 @@ class SecretVersions:
         """Tell whether the version is the one with AWSCURRENT: the rotation to it is done."""
         return StagingLabel.CURRENT in self.labels.get(version, frozenset())
 
-    def check_secret(self) -> None:
+    def check_secret(self, step: Step | None = None) -> None:
         """Return when the secret may be rotated, whatever version; otherwise raise the RotationRefusedError that fits.
 
-        Disabled means present and false: null and absent pass.
+        Disabled means present and false: null and absent pass. For testSecret it is no obstacle: that changes nothing,
+        and may come while rotation is being switched on (AWS: RotateSecret with RotateImmediately=false).
         """
         if self.deleted:
             raise SecretDeletedError("The secret is marked for deletion.")
         if self.managed:
             raise SecretManagedError("RDS manages this secret, and rotates it itself.")
-        if self.rotation_enabled is False:
+        if self.rotation_enabled is False and step is not Step.TEST_SECRET:
             raise RotationDisabledError("Rotation is disabled for this secret.")
 
     def check(self, version: str, step: Step) -> None:
         """Return when a rotation to this version may take the step; otherwise raise the RotationRefusedError that fits.
 
-        testSecret changes nothing and may come while rotation is being switched on (AWS: RotateSecret with
-        RotateImmediately=false): for it, disabled is no obstacle. A version that is current already passes as well: a
-        step which comes late or twice does no harm.
+        A version that is current already passes as well: a step which comes late or twice does no harm.
         """
-        try:
-            self.check_secret()
-        except RotationDisabledError:
-            if step is not Step.TEST_SECRET:
-                raise
+        self.check_secret(step)
         labels = self.labels.get(version)
         if not labels:
             raise VersionNotStagedError(f"Version {version} has no staging label.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from rotation_lambda.credential import Credential, SslMode
@@ -71,13 +71,10 @@ class Superusers:
         try:
             description = secret.describe()
             text = secret.get_secret_value(description.versions.current)
-            superuser = Credential.parse(text, self._place(description.tags))
+            tls = {"ssl": True} if self.settings.sslmode is SslMode.DISABLE else {}
+            return Credential.parse(text, {**tls, **self._place(description.tags)})
         except RotationError as error:
             failure = type(error)(f"The superuser's secret, {arn}: {error.what}", hint=error.hint)
-        else:
-            if superuser.sslmode is None and self.settings.sslmode is SslMode.DISABLE:
-                return replace(superuser, sslmode=SslMode.VERIFY_FULL)
-            return superuser
         raise failure
 
     def _place(self, tags: Mapping[str, str]) -> dict[str, object]:
