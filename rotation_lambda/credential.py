@@ -19,7 +19,6 @@ CLONE = "_clone"
 """What the name of the second of two alternating users ends in, unless `usernames` has both (as in the AWS sample)."""
 
 _MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
-_MAX_PORT = 65535
 _ENGINES = ("postgres", "aurora-postgresql")
 _DEFAULTS = {"port": 5432, "dbname": "postgres"}
 _REQUIRED, _AS_IT_IS = {"host", "username", "password"}, {"username", "password", "dbname"}
@@ -111,7 +110,7 @@ def _port(secret: _Document, key: str) -> int:
     value = secret[key]
     if isinstance(value, str) and _PORT.fullmatch(value):
         value = int(value)
-    if type(value) in {int, float} and value == int(value) and 1 <= value <= _MAX_PORT:
+    if type(value) in {int, float} and value == int(value) and 1 <= value <= 65535:  # noqa: PLR2004
         return int(value)
     raise InvalidSecretError(f"`{key}` is not a port: a number from 1 to 65535, as a number or a string of digits.")
 
@@ -133,10 +132,9 @@ def _ssl(secret: _Document, key: str) -> SslMode:
 
 
 def _sslmode(secret: _Document, key: str) -> SslMode:
-    mode = _text(secret, key)
-    if mode not in set(SslMode):
-        raise InvalidSecretError(f"`{key}` is not one of {', '.join(SslMode)}; allow and prefer would downgrade.")
-    return SslMode(mode)
+    if (mode := _text(secret, key)) in set(SslMode):
+        return SslMode(mode)
+    raise InvalidSecretError(f"`{key}` is not one of {', '.join(SslMode)}; allow and prefer would downgrade.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,16 +56,14 @@ class RotationError(Exception):
     critical: bool = False  # AWSCURRENT may not log in: a person has to look now
     hint: str = "Read the message."
 
-    def __init_subclass__(cls) -> None:
-        if "code" not in vars(cls):
-            cls.code = re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Error")).lower()
+    def __init_subclass__(cls, *, code: str = "") -> None:
+        cls.code = code or re.sub("(?<=[a-z])(?=[A-Z])", "-", cls.__name__.removesuffix("Error")).lower()
         cls.hint = " ".join(cls.hint.split())
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
         super().__init__(what)
         self.what = what
-        if hint is not None:
-            self.hint = hint
+        self.hint = hint or self.hint
 
     @property
     def message(self) -> str:
@@ -88,10 +86,9 @@ class InvalidEventError(RotationError):
         values."""
 
 
-class ConfigurationError(RotationError):
+class ConfigurationError(RotationError, code="invalid-configuration"):
     """An environment variable of the function has a value that cannot be used."""
 
-    code = "invalid-configuration"
     hint = "Correct this environment variable of the function. docs/configuration.md lists the values of each."
 
 
@@ -134,10 +131,9 @@ class VersionNotPendingError(RotationRefusedError):
     hint = "Do nothing: this invocation came too late. Start a new rotation only if AWSCURRENT is too old."
 
 
-class SecretsManagerError(RotationError):
+class SecretsManagerError(RotationError, code="secrets-manager-failed"):
     """A call to Secrets Manager failed for a reason that is neither the secret's nor a missing permission."""
 
-    code = "secrets-manager-failed"
     hint = """Wait: Secrets Manager retries the rotation. If it fails again, let the function reach Secrets Manager
         on port 443, by an interface endpoint with private DNS or a NAT gateway. docs/vpc.md shows both."""
 
@@ -182,20 +178,18 @@ class SuperuserMismatchError(RotationError):
         `host` is a CNAME, name the server's own endpoint in `rotationHost`."""
 
 
-class RdsError(RotationError):
+class RdsError(RotationError, code="rds-failed"):
     """A call to RDS failed. Only RDS knows the server of a managed secret, and which endpoints belong together."""
 
-    code = "rds-failed"
     hint = """Let the function reach the RDS API, by an interface endpoint com.amazonaws.REGION.rds or a NAT gateway.
         Without it, use a superuser secret with a `host` of its own, the same in both secrets."""
 
 
-class DatabaseError(RotationError):
+class DatabaseError(RotationError, code="database-failed"):
     """The database stopped the step. `unknown`: it is open whether the password is correct, and waiting may help."""
 
     unknown: bool = False
     changed = "Nothing was changed."
-    code = "database-failed"
     hint = "Read the server's log of the same second."
 
 
@@ -228,11 +222,10 @@ class DatabaseTimeoutError(DatabaseUnreachableError):
         Aurora at 0 ACU needs 30 seconds to wake, and more after a day: set the function's Timeout to 60 or more."""
 
 
-class TlsError(DatabaseUnreachableError):
+class TlsError(DatabaseUnreachableError, code="tls-failed"):
     """TLS is not possible as required. There is no fallback to a weaker connection."""
 
     unknown = False
-    code = "tls-failed"
     hint = """Set `host` to a name in the server's certificate, or `tlsServerName` to one. Set PGSSLROOTCERT to the
         CA that signed it. For a server without TLS, set `"ssl": false` in the secret."""
 
@@ -274,10 +267,9 @@ class LoginNotAllowedError(DatabaseError):
         CONNECT privilege."""
 
 
-class PoolerError(DatabaseError):
+class PoolerError(DatabaseError, code="pooler-in-between"):
     """A pooler or proxy answered in place of PostgreSQL. A password must not be changed through it."""
 
-    code = "pooler-in-between"
     hint = """Set `rotationHost` (and `rotationPort`) in the secret to the database's own address, and leave `host`.
         docs/runbook.md#change-the-secret has the commands."""
 
@@ -303,14 +295,13 @@ class RoleNotPreparedError(DatabaseError):
     hint = "Prepare the users as docs/alternating-users.md shows, and rotate again."
 
 
-class PasswordChangeError(DatabaseError):
+class PasswordChangeError(DatabaseError, code="password-change-failed"):
     """The database did not carry out ALTER ROLE. `sqlstate` is PostgreSQL's error code, None when the session broke.
 
     `in_doubt` says that COMMIT was sent and not confirmed: the change may be in force, or come into force still.
     """
 
     changed = ""
-    code = "password-change-failed"
     hint = "Look up the SQLSTATE in PostgreSQL's Appendix A, and read the server's log of the same second."
 
     def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None, in_doubt: bool = False) -> None:

@@ -49,15 +49,16 @@ class Rds:
         def describe() -> Server:
             [instance] = self.client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
             endpoint = instance.get("Endpoint", {})
+            sources = (
+                instance.get("ReadReplicaSourceDBInstanceIdentifier"),
+                instance.get("ReadReplicaSourceDBClusterIdentifier"),
+            )
             return Server(
                 name=instance["DBInstanceIdentifier"],
                 arn=instance["DBInstanceArn"],
                 endpoints=[(endpoint["Address"], endpoint["Port"])] if "Address" in endpoint else [],
                 cluster=instance.get("DBClusterIdentifier"),
-                sources=_named(
-                    instance.get("ReadReplicaSourceDBInstanceIdentifier"),
-                    instance.get("ReadReplicaSourceDBClusterIdentifier"),
-                ),
+                sources=frozenset(filter(None, sources)),
             )
 
         return self._ask("DescribeDBInstances", identifier, describe)
@@ -73,7 +74,7 @@ class Rds:
                 arn=cluster["DBClusterArn"],
                 endpoints=[(host, cluster["Port"]) for host in hosts if host],
                 cluster=cluster["DBClusterIdentifier"],
-                sources=_named(cluster.get("ReplicationSourceIdentifier")),
+                sources=frozenset(filter(None, [cluster.get("ReplicationSourceIdentifier")])),
             )
 
         return self._ask("DescribeDBClusters", identifier, describe)
@@ -95,7 +96,3 @@ class Rds:
         except TimeoutError:
             failure = RdsError("RDS is so slow that the function's time is up.")
         raise failure
-
-
-def _named(*sources: str | None) -> frozenset[str]:
-    return frozenset(filter(None, sources))
