@@ -91,19 +91,14 @@ def _usernames(secret: _Document, key: str) -> tuple[str, ...]:
 def _host(secret: _Document, key: str) -> str:
     """Read one host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
     value = _text(secret, key)
-    if _HOST_NAME.fullmatch(value) or _is_ipv6(value):
-        return value
+    with suppress(ValueError):
+        # A zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too.
+        if _HOST_NAME.fullmatch(value) or ipaddress.IPv6Address(value).scope_id is None:
+            return value
     raise InvalidSecretError(
         f"`{key}` is not one host name or address.",
         hint=f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string.",
     )
-
-
-def _is_ipv6(text: str) -> bool:
-    with suppress(ValueError):
-        # A zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too.
-        return ipaddress.IPv6Address(text).scope_id is None
-    return False
 
 
 def _port(secret: _Document, key: str) -> int:
@@ -270,11 +265,8 @@ class Credential:
         Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
         password is changed (AWS: «Lambda rotation functions», set_secret).
         """
-        different = [
-            [*one.metadata][-1]
-            for one in fields(self)
-            if one.compare and one.name != "password" and getattr(self, one.name) != getattr(current, one.name)
-        ]
+        login = [one for one in fields(self) if one.compare and one.name != "password"]
+        different = [[*one.metadata][-1] for one in login if getattr(self, one.name) != getattr(current, one.name)]
         if different:
             raise CredentialMismatchError(
                 f"AWSPENDING (version {version}) is for another login than AWSCURRENT: other {', '.join(different)}."

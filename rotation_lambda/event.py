@@ -11,14 +11,7 @@ from rotation_lambda.errors import InvalidEventError
 
 _SECRET_ID = re.compile(r"(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:)?[\w/+=.@!-]{1,519}", re.ASCII)
 _PLAIN = re.compile(r"[!-~]+")
-_JSON_TYPES = {
-    int: "a number",
-    float: "a number",
-    str: "a string",
-    list: "an array",
-    bool: "a boolean",
-    NoneType: "null",
-}
+_JSON_TYPES = {NoneType: "null", bool: "a boolean", str: "a string", list: "an array", dict: "an object"}
 _ROTATION_TOKEN = re.compile(r"[a-zA-Z0-9-]{36,256}")  # AWS: PutSecretValue, RotationToken
 
 
@@ -92,4 +85,4 @@ def _quote(value: str) -> str:
 
 def json_type(value: object) -> str:
     """Return JSON's word for the type of a value (RFC 8259, section 3)."""
-    return _JSON_TYPES.get(type(value), "an object")
+    return _JSON_TYPES.get(type(value), "a number")

@@ -1,21 +1,15 @@
 """What a dashboard and an alarm see: CloudWatch makes metrics of lines in the log (embedded metric format)."""
 
-from __future__ import annotations
-
 import re
 import time
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import TYPE_CHECKING
 
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.metric_properties import MetricUnit
 
 from rotation_lambda.errors import UnexpectedError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rotation_lambda.event import RotationEvent
+from rotation_lambda.event import RotationEvent
 
 NAMESPACE = "SecretRotation"
 UNITS = {

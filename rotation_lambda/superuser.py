@@ -1,20 +1,14 @@
 """Who may change other roles' passwords, and on which server: the secret that `masterarn` names, and its guards."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import InvalidSecretError, RotationError, SuperuserMismatchError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from rotation_lambda.rds import Rds, Server
-    from rotation_lambda.secrets_manager import SecretsManager
-    from rotation_lambda.settings import Settings
+from rotation_lambda.rds import Rds, Server
+from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import Settings
 
 _RDS_HOST = re.compile(r".+\.rds(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")  # in China the region comes last
 _INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"

@@ -1,12 +1,7 @@
 """What speaks for a secret beside its value, which proves nothing: whoever may write it can write anything."""
 
-from __future__ import annotations
-
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 TAG = "rotation:users"
 """The secret's tag with the names, separated by spaces, of users whose passwords may be changed for it."""
