@@ -461,6 +461,7 @@ UNKNOWN: dict[str, str | dict[str, str]] = {
     "beside the name": {"PGPASSWORD": "'{old}'"},
     "base64": b64encode(PASSWORD.encode()).decode(),
     "base64 of both": urlsafe_b64encode(f"app:{PASSWORD}???".encode()).decode().rstrip("="),
+    "base64 with - and _": urlsafe_b64encode(f"c€oé:{PASSWORD}".encode()).decode(),
     "a header": "Basic " + b64encode(f"app:{PASSWORD}".encode()).decode(),
 }
 

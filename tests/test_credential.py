@@ -229,6 +229,14 @@ def test_refuses_of_the_format_what_applications_refuse(changes: dict[str, objec
 @pytest.mark.parametrize("engine", ["postgres", "aurora-postgresql", " postgres "])
 def test_takes_postgresql(engine: str) -> None:
     assert parse(engine=engine) == parse()
+    assert parse(engine=engine).engine == engine.strip()
+
+
+def test_all_that_is_wrong_is_told_in_the_order_of_the_keys() -> None:
+    wrong = {"usernames": "a", "ssl": "no", "host": "/", "port": 0, "sslmode": "allow", "engine": "mysql"}
+    faults = credential.Credential.faults(json.dumps({**SECRET, **wrong, "password": None}))
+    told = ["`engine`", "`host`", "`port`", "`password`", "`ssl`", "`sslmode`", "`usernames`"]
+    assert [fault.what.partition(" ")[0] for fault in faults] == told
 
 
 def test_an_absent_engine_means_postgresql() -> None:

@@ -96,6 +96,13 @@ def test_codes_do_not_change() -> None:
     assert {kind.__name__: kind.code for kind in KINDS} == CODES
 
 
+def test_what_waiting_may_help_does_not_change() -> None:
+    unknown = {"DatabaseUnreachableError", "HostNotFoundError", "ConnectionFailedError", "DatabaseTimeoutError"}
+    unknown |= {"NoHbaEntryError", "DatabaseNotReadyError"}
+    assert {kind.__name__ for kind in KINDS if getattr(kind, "unknown", False)} == unknown
+    assert {kind.__name__ for kind in KINDS if kind.critical} == {"UnprovenPasswordError"}
+
+
 def test_no_two_errors_share_a_code() -> None:
     assert len({kind.code for kind in KINDS}) == len(KINDS)
 

@@ -84,6 +84,18 @@ def test_refuses_an_event_that_is_not_an_object(asked: object) -> None:
     assert "event" in refusal(asked).what
 
 
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        *((None, "null"), (True, "a boolean"), (5, "a number"), (0.5, "a number"), ("{}", "a string")),
+        ([EVENT], "an array"),
+    ],
+)
+def test_tells_in_words_of_json_what_an_event_is(asked: object, words: str) -> None:
+    assert refusal(asked).what == f"The event is {words}, not an object."
+    assert refusal({**EVENT, "Step": {}}).what == "Step is an object, not a string."
+
+
 @pytest.mark.parametrize("key", EVENT)
 def test_refuses_an_event_without_one_of_its_keys(key: str) -> None:
     asked = {name: value for name, value in WITH_TOKEN.items() if name != key}
@@ -136,6 +148,15 @@ def test_refuses_an_unknown_step(step: str) -> None:
 @pytest.mark.parametrize("key", ["Step", "SecretId", "ClientRequestToken"])
 def test_cuts_what_it_quotes(key: str) -> None:
     assert refusal({**EVENT, key: "x" * 100_000}).what.startswith(key)
+
+
+@pytest.mark.parametrize(
+    ("value", "quoted"),
+    [("x\u00ff", "'x\\xff'"), ("x" * 80, f"'{'x' * 80}'"), ("x" * 81, f"'{'x' * 80}\\u2026'")],
+    ids=ascii,
+)
+def test_quotes_80_characters_in_ascii(value: str, quoted: str) -> None:
+    assert refusal({**EVENT, "Step": value}).what.startswith(f"Step is {quoted}, not one of ")
 
 
 @pytest.mark.parametrize(

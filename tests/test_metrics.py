@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import jsonschema
@@ -187,6 +188,13 @@ class TestStep:
         with pytest.raises(errors.InvalidEventError):
             invoke({})
         assert emitted() == []
+
+    def test_takes_milliseconds(self, emitted: Callable[[], Emitted], monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=iter([5.0, 5.25]).__next__))
+        with metrics.of_step("function", RotationEvent(Step.SET_SECRET, "prod/shop/orders", "9" * 32)):
+            pass
+        [line] = emitted()
+        assert named(line) == {"StepDuration": 250}
 
     def test_counts_what_nobody_foresaw_as_a_failure(self, emitted: Callable[[], Emitted]) -> None:
         event = RotationEvent(Step.SET_SECRET, "prod/shop/orders", "9" * 32)

@@ -171,6 +171,7 @@ class TestFailures:
             (403, "AccessDenied", errors.AccessDeniedError),
             (403, "AccessDeniedException", errors.AccessDeniedError),
             (403, "UnrecognizedClientException", errors.AccessDeniedError),
+            (403, "403", errors.AccessDeniedError),
             (400, "Throttling", errors.RdsError),
             (503, "ServiceUnavailable", errors.RdsError),
             (500, "InternalFailure", errors.RdsError),

@@ -155,6 +155,7 @@ def test_finds_the_current_version() -> None:
 def test_refuses_a_secret_without_a_current_version(state: staging.SecretVersions) -> None:
     with pytest.raises(errors.MissingVersionError, match="AWSCURRENT") as caught:
         assert not state.current
+    assert caught.value.what == "The secret has no version with AWSCURRENT: there is nothing to rotate from."
     assert "put-secret-value" in caught.value.hint
     assert caught.value.hint in leaks.everything_in(caught.value)
 

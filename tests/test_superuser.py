@@ -152,6 +152,22 @@ class TestAnotherServer:
         assert ", for db.example:5433, and RDS" in error.what
 
 
+class TestList:
+    """SUPERUSER_SECRET_ARNS says more than the secret's own value, which anyone may have written."""
+
+    def test_lets_a_secret_name_what_it_lists(self) -> None:
+        assert replace(account(), arns=frozenset({"another", ARN})).superuser_of(current()).username == "postgres"
+
+    @pytest.mark.parametrize("arns", [frozenset(), frozenset({"another"})], ids=str)
+    def test_lets_a_secret_name_no_other_and_none_is_opened(self, arns: frozenset[str]) -> None:
+        one = replace(account(), arns=arns)
+        error = refusal(one)
+        assert type(error) is errors.SuperuserMismatchError
+        assert error.what == f"`masterarn` is '{ARN}', which SUPERUSER_SECRET_ARNS does not list."
+        assert error.hint.startswith("Correct `masterarn`, or have SUPERUSER_SECRET_ARNS list it")
+        assert not one.opened
+
+
 @pytest.fixture(params=["fake", "real"])
 def subject(request: pytest.FixtureRequest) -> Subject:
     """Know what test_rds's contract knows, and `alone`, which belongs to nobody."""
@@ -294,11 +310,11 @@ class TestServersThatOnlyTheFakeHas:
         assert len(rds.calls) < 10
 
     def test_are_two_where_a_chain_is_longer_than_rds_makes_them(self) -> None:
-        chain = [instance(f"r{number}", of=f"r{number - 1}") for number in range(1, 20)]
+        chain = [instance(f"r{number}", of=f"r{number - 1}") for number in range(1, 7)]
         rds = FakeRds([instance("r0"), *chain])
         host = f"r0.c1x2y3.{DOMAIN}"
-        assert account(host, rds=rds).superuser_of(current(f"r4.c1x2y3.{DOMAIN}"))
-        refusal(account(host, rds=rds), current(f"r19.c1x2y3.{DOMAIN}"))
+        assert account(host, rds=rds).superuser_of(current(f"r5.c1x2y3.{DOMAIN}"))
+        refusal(account(host, rds=rds), current(f"r6.c1x2y3.{DOMAIN}"))
 
     def test_are_not_known_where_rds_does_not_answer(self) -> None:
         rds = FakeRds(trouble=errors.RdsError("DescribeDBInstances of one failed with Throttling."))
