@@ -25,7 +25,6 @@ _TYPES = {
     "LOWERCASE": string.ascii_lowercase,
 }
 _TRUE, _FALSE = ("true", "1", "yes", "y"), ("false", "0", "no", "n")
-_Environment = Mapping[str, str]
 
 
 class Strategy(StrEnum):
@@ -37,32 +36,32 @@ class Strategy(StrEnum):
     SUPERUSER = "superuser"
 
 
-def _number(environment: _Environment, name: str, default: int) -> int:
+def _number(environment: Mapping[str, str], name: str, default: int) -> int:
     value = environment.get(name) or str(default)
     if not re.fullmatch("[0-9]{1,9}", value):
         raise ConfigurationError(f"{name} is {value[:40]!a}, not a whole number.")
     return int(value)
 
 
-def _boolean(environment: _Environment, name: str, default: bool) -> bool:  # noqa: FBT001
+def _boolean(environment: Mapping[str, str], name: str, default: bool) -> bool:  # noqa: FBT001
     value = (environment.get(name) or str(default)).lower()
     if value not in (*_TRUE, *_FALSE):
         raise ConfigurationError(f"{name} is {value[:40]!a}, not true or false.")
     return value in _TRUE
 
 
-def _choice(environment: _Environment, name: str, default: StrEnum) -> StrEnum:
+def _choice(environment: Mapping[str, str], name: str, default: StrEnum) -> StrEnum:
     choices, value = type(default), environment.get(name) or default
     if value not in set(choices):
         raise ConfigurationError(f"{name} is {value[:40]!a}, not one of {', '.join(choices)}.")
     return choices(value)
 
 
-def _characters(environment: _Environment, name: str, default: str) -> str:
+def _characters(environment: Mapping[str, str], name: str, default: str) -> str:
     return environment.get(name, default)
 
 
-def _secret_arns(environment: _Environment, name: str, default: None) -> frozenset[str] | None:
+def _secret_arns(environment: Mapping[str, str], name: str, default: None) -> frozenset[str] | None:
     """Read ARNs separated by spaces or commas, of which the word `none` is none; the default where there is nothing."""
     arns = set(environment.get(name, "").replace(",", " ").split())
     if bad := sorted(arn for arn in arns - {"none"} if not _SECRET_ARN.fullmatch(arn)):
@@ -70,7 +69,7 @@ def _secret_arns(environment: _Environment, name: str, default: None) -> frozens
     return frozenset(arns - {"none"}) if arns else default
 
 
-def _certificates(environment: _Environment, name: str, default: str) -> str:
+def _certificates(environment: Mapping[str, str], name: str, default: str) -> str:
     value, problem = environment.get(name) or default, ""
     try:
         if value != PLATFORM_ROOTS and _PEM not in Path(value).read_text(encoding="utf-8", errors="replace"):
@@ -142,7 +141,7 @@ class Settings:
         return cls(PasswordPolicy(**_read(PasswordPolicy, environment)), **_read(cls, environment))
 
 
-def _read(kind: type[Any], environment: _Environment) -> dict[str, Any]:
+def _read(kind: type[Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields whose metadata say from which variable they are read, and how."""
     return {
         one.name: read(environment, name, one.default) for one in fields(kind) for name, read in one.metadata.items()

@@ -476,6 +476,12 @@ def test_tells_a_copy_that_it_does_not_know(text: str | dict[str, str]) -> None:
         assert json.loads(copies.text)["a"] == document["a"]
 
 
+def test_a_quote_that_stays_open_belongs_to_the_password() -> None:
+    password = f'"{PASSWORD}x'
+    after, found = only({"dsn": f"Host=h;Username=app;Password={password}"}, ("app", "new"), password=password)
+    assert (after, found) == ({"dsn": "Host=h;Username=app;Password=new"}, {Kind.RENEWED: ["dsn"]})
+
+
 @pytest.mark.parametrize("length", [12, 15])
 def test_takes_whatever_holds_a_long_password_for_a_copy(length: int) -> None:
     password = PASSWORD[:length]
