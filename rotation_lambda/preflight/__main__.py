@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from rotation_lambda import __version__
-from rotation_lambda.preflight import Finding, run
+from rotation_lambda.preflight import run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,13 +30,8 @@ class _Parser(argparse.ArgumentParser):
         self.exit(WRONG_OPTIONS, f"{self.prog}: {message}\n")
 
 
-def _show(finding: Finding) -> Finding:
+def _show(text: str) -> None:
     """Show on a terminal which check has just ended, since the next may take two minutes."""
-    _clear(f"{finding.check}: {finding.status} ...")
-    return finding
-
-
-def _clear(text: str = "") -> None:
     if sys.stderr.isatty():
         sys.stderr.write(f"\r\x1b[K{text}")
         sys.stderr.flush()
@@ -50,8 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--quiet", action="store_true", help="print warnings and failures only")
     parser.add_argument("--version", action="version", version=__version__)
     options = parser.parse_args(arguments)
-    report = run(options.secret_id, os.environ, tell=_show)
-    _clear()
+    report = run(options.secret_id, os.environ, tell=lambda one: _show(f"{one.check}: {one.status} ..."))
+    _show("")
     terminal = sys.stdout.isatty()
     width = shutil.get_terminal_size().columns if terminal else sys.maxsize  # in a pipe a finding is one line
     text = json.dumps(report.to_json(), indent=2) if options.json else report.to_text(width, quiet=options.quiet)

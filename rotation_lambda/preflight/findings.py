@@ -29,11 +29,26 @@ _BAD = {Status.WARNING, Status.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """One check: what was seen, and what to do about it. `code` is the error's that a rotation would end in.
+class Seen:
+    """What a check has seen, and what to do about it. Without a status of its own it is ok, with an action a warning.
 
     `measured` has the days that were counted on the way, by the names of metrics.py.
     """
+
+    text: str
+    action: str = ""
+    status: Status | None = None
+    measured: dict[str, float] = field(default_factory=dict)
+
+    def of(self, check: str) -> Finding:
+        """Return it as the finding of this check."""
+        status = self.status or (Status.WARNING if self.action else Status.OK)
+        return Finding(check, status, self.text, self.action, measured=self.measured)
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One check: what was seen, and what to do about it. `code` is the error's that a rotation would end in."""
 
     check: str
     status: Status

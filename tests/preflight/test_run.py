@@ -26,19 +26,20 @@ from rotation_lambda.postgres.tls import Certificate, Roots
 from rotation_lambda.preflight import database as database_checks
 from rotation_lambda.preflight import secret as secret_checks
 from rotation_lambda.preflight import session as session_checks
-from rotation_lambda.preflight import superuser as superuser_checks
 from rotation_lambda.preflight.__main__ import main
-from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Status
-from rotation_lambda.preflight.secret import Versions
+from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Seen, Status
+from rotation_lambda.preflight.run import TABLE
+from rotation_lambda.preflight.superuser import SuperuserLook
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
-from rotation_lambda.staging import StagingLabel
+from rotation_lambda.staging import SecretVersions, StagingLabel
+from rotation_lambda.strategies import KINDS
 from rotation_lambda.trust import Trust
 from tests.worlds.fakes import FakeClock, FakeSuperusers
 from tests.worlds.terminals import terminal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Mapping
     from pathlib import Path
 
     from local.servers.postgres import PostgresServer
@@ -55,6 +56,29 @@ CREDCHECK = "credcheck.encrypted_password_allowed"
 
 def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
+
+
+def looking(**learnt: Any) -> SuperuserLook:  # noqa: ANN401 - what checks have learnt before
+    """Return a look that has got so far."""
+    look = SuperuserLook(TABLE, "x", {}, FakeClock().deadline())
+    for name, value in learnt.items():
+        setattr(look, name, value)
+    return look
+
+
+def reached(look: SuperuserLook, *checks: str) -> dict[str, Finding]:
+    """Return the findings of these checks, or of all, without those that another one stands in the way of."""
+    return by_check(finding for check in checks or TABLE if (finding := look.find(check)).seen != IN_THE_WAY)
+
+
+def between(first: str, last: str) -> list[str]:
+    checks = list(TABLE)
+    return checks[checks.index(first) : checks.index(last) + 1]
+
+
+OF_SECRET = between("Secrets Manager", "new password")
+OF_DATABASE = between("trusted roots", "server's clock")
+OF_SESSION = between("primary", "server's clock")
 
 
 def told(report: Mapping[str, Any]) -> dict[str, str]:
@@ -111,11 +135,11 @@ class TestCommand:
     def test_reports_what_it_has_seen_where_a_session_breaks(
         self, secret: Secret, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        def break_off(*_: object) -> Iterator[Finding]:
-            yield Finding(preflight.CHECKS[1], Status.OK, "seen")
+        def break_off(*_: object) -> Seen:
             raise errors.DatabaseUnreachableError("The session broke.")
 
-        monkeypatch.setattr(sys.modules[preflight.run.__module__], "_walk", break_off)
+        monkeypatch.setitem(TABLE, preflight.CHECKS[1], lambda _: Seen("seen"))
+        monkeypatch.setitem(TABLE, preflight.CHECKS[2], break_off)
         assert main([secret.arn, "--json"]) == 2
         report = json.loads(capsys.readouterr().out)
         assert report["findings"][1]["seen"] == "seen"
@@ -271,7 +295,10 @@ class Denying(SecretsManager):
 class TestSecret:
     def look(self, secret: Secret, **trouble: errors.RotationError) -> dict[str, Finding]:
         keeper = Denying(secret.server.client(), secret.arn, FakeClock().deadline(), trouble)
-        return by_check(secret_checks.check_secret(keeper, SETTINGS, secret.server.function_arn))
+        return self.findings(keeper, secret.server.function_arn)
+
+    def findings(self, keeper: SecretsManager, function_arn: str | None = None) -> dict[str, Finding]:
+        return reached(looking(by_name=keeper, settings=SETTINGS, function_arn=function_arn), *OF_SECRET)
 
     @pytest.mark.parametrize(
         ("trouble", "check"),
@@ -301,7 +328,7 @@ class TestSecret:
         keeper = SecretsManager(
             cast("Any", SimpleNamespace(meta=meta, describe_secret=client.describe_secret)), "x", FakeClock().deadline()
         )
-        findings = by_check(secret_checks.check_secret(keeper, SETTINGS, None))
+        findings = self.findings(keeper)
         assert findings["Secrets Manager"].code == "secrets-manager-failed"
         assert seen in findings["Secrets Manager"].seen
         assert len(findings) == 1
@@ -312,28 +339,29 @@ class TestSecret:
     )
     def test_compares_the_clocks(self, seconds: int | None, status: str) -> None:
         theirs = None if seconds is None else time.time() + seconds
-        assert secret_checks.check_clock("clock", theirs, "theirs").status == status
+        assert secret_checks.compare_clock(theirs, "theirs").of("clock").status == status
 
     def test_says_that_the_rotation_goes_to_another_function(self, secret: Secret) -> None:
         rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
         keeper = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline())
         other = secret.server.function_arn.replace("function:rotation", "function:other")
         for ours, status in ((other, "warning"), (f"{secret.server.function_arn}:live", "ok"), (None, "ok")):
-            findings = by_check(secret_checks.check_secret(keeper, SETTINGS, ours))
+            findings = self.findings(keeper, ours)
             assert findings["rotation"].status == status
 
     @pytest.mark.parametrize(("state", "status"), [("InSync", "ok"), ("Failed", "warning")])
     def test_says_that_a_replica_is_not_in_step(self, state: str, status: str) -> None:
-        finding = secret_checks._replicas({"eu-west-1": state})
+        finding = looking(versions=SecretVersions({}, replicas={"eu-west-1": state})).find("replicas")
         assert (finding.status, finding.seen) == (status, f"eu-west-1 {state}")
 
     def test_says_that_a_rotation_is_overdue(self, secret: Secret) -> None:
         rotation.begin(secret.server.client(), secret.arn, secret.server.function_arn)
         description = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline()).describe()
         late = replace(description, next_rotation=NOW - timedelta(1))
-        assert secret_checks._rotation(late, None).status == "warning"
+        assert looking(description=late, settings=SETTINGS).find("rotation").status == "warning"
         unscheduled = replace(description, next_rotation=None, schedule=None, last_rotated=None)
-        assert secret_checks._rotation(unscheduled, None).seen == "on, without a schedule; last never"
+        seen = looking(description=unscheduled, settings=SETTINGS).find("rotation").seen
+        assert seen == "on, without a schedule; last never"
 
     def test_stops_at_a_deleted_secret(self, secret: Secret) -> None:
         secret.server.client().delete_secret(SecretId=secret.arn)
@@ -344,9 +372,7 @@ class TestSecret:
         client = secret.server.client()
         name = f"{secret.arn.rpartition(':')[2]}-empty"
         arn = client.create_secret(Name=name)["ARN"]
-        findings = by_check(
-            secret_checks.check_secret(SecretsManager(client, arn, FakeClock().deadline()), SETTINGS, None)
-        )
+        findings = self.findings(SecretsManager(client, arn, FakeClock().deadline()))
         assert findings["labels"].code == "missing-version"
         assert "secret" not in findings
 
@@ -401,10 +427,12 @@ class TestSecret:
 
     @pytest.mark.parametrize(("policy", "status"), [({}, "ok"), ({"length": 8}, "warning")])
     def test_measures_the_new_password(self, policy: dict[str, int], status: str) -> None:
-        finding = secret_checks._policy(LOGIN, PasswordPolicy(**policy))  # type: ignore[arg-type]
+        settings = replace(SETTINGS, password_policy=PasswordPolicy(**policy))  # type: ignore[arg-type]
+        finding = looking(current=LOGIN, settings=settings).find("new password")
         assert finding.status == status
         assert "of another kind" in finding.seen
-        assert "of that kind" in secret_checks._policy(LOGIN.with_password("x" * 32), PasswordPolicy()).seen
+        current = LOGIN.with_password("x" * 32)
+        assert "of that kind" in looking(current=current, settings=SETTINGS).find("new password").seen
 
 
 SURVEY = Survey(
@@ -453,8 +481,8 @@ class Inside:
 
 class TestSession:
     def look(self, inside: Inside) -> dict[str, Finding]:
-        survey = replace(inside.seen, clock=time.time())
-        return by_check(session_checks.check_session(cast("Session", inside), survey, Strategy.SINGLE_USER))
+        look = looking(door=inside, strategy=Strategy.SINGLE_USER, current=LOGIN)
+        return reached(look, *OF_SESSION)
 
     def see(self, **changes: Any) -> dict[str, Finding]:  # noqa: ANN401 - a survey's fields
         return self.look(Inside(seen=replace(SURVEY, **changes)))
@@ -527,14 +555,16 @@ class TestSession:
     def test_says_whether_the_role_may_change_its_password(
         self, changes: dict[str, Any], status: str, told: str
     ) -> None:
-        finding = session_checks.check_own_password(LOGIN, replace(SURVEY, **changes))
+        finding = self.see(**changes)["password change"]
         assert finding.status == status
         assert told in finding.action
 
     def test_quotes_a_hostile_name(self) -> None:
         login = replace(LOGIN, username='a"b')
         survey = replace(SURVEY, password_commands_restricted=True)
-        assert 'TO "a""b"»' in session_checks.check_own_password(login, survey).action
+        with pytest.raises(errors.PasswordChangeError) as caught:
+            session_checks.look_at_own_password(login, survey)
+        assert 'TO "a""b"»' in caught.value.hint
 
 
 class TestSurvey:
@@ -621,12 +651,21 @@ class Looking:
         **changes: Any,  # noqa: ANN401 - fields of Answering
     ) -> tuple[dict[str, Finding], Answering]:
         current = replace(LOGIN, port=port, **changes.pop("login", {}))
-        labels = {label: f"version {label}" for label in values or {}}
+        labels = {f"version {label}": frozenset({label}) for label in values or {}}
+        versions = SecretVersions({"version 1": frozenset({CURRENT}), **labels})
         strategy = changes.pop("strategy", Strategy.SINGLE_USER)
-        versions = Versions({CURRENT: "version 1", **labels}, {CURRENT: current, **(values or {})}, strategy)
+        user = KINDS[strategy].next_user(current)
         defaults = {"sslmode": SslMode.VERIFY_FULL, "sslrootcert": SHIPPED_BUNDLE, "certificate": CERTIFICATE}
         database = Answering(deadline=Deadline.after(60_000), answers=answers, **{**defaults, **changes})
-        return by_check(database_checks.check_database(database, versions, current)), database
+        look = looking(
+            database=database,
+            versions=versions,
+            values={CURRENT: current, **(values or {})},
+            current=current,
+            strategy=strategy,
+            user=user,
+        )
+        return reached(look, *OF_DATABASE), database
 
     def pending(self, port: int, **changes: Any) -> dict[StagingLabel, Credential | errors.RotationError]:  # noqa: ANN401
         return {PENDING: replace(LOGIN, port=port, **{"password": "pending", **changes})}
@@ -635,7 +674,7 @@ class Looking:
 class TestDatabase(Looking):
     @pytest.mark.parametrize(("spent", "status"), [(0.01, "ok"), (3.0, "warning")])
     def test_tells_of_a_login_that_costs_the_function_much(self, spent: float, status: str) -> None:
-        finding = database_checks._let_in(LOGIN, 3000, spent)
+        finding = database_checks._let_in(LOGIN, 3000, spent).of("login AWSCURRENT")
         assert finding.status == status
         assert ("iterations" in finding.action) == (status == "warning")
 
@@ -841,15 +880,17 @@ class TestAlternatingUsers(Looking):
 class TestSuperuser:
     def look(self, superuser: Inside) -> dict[str, Finding]:
         database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser})
-        superusers = FakeSuperusers(LOGIN.with_password("super", "master"))
-        check = superuser_checks.check_superuser(
-            database,
-            cast("Superusers", superusers),
-            LOGIN,
-            f"{LOGIN.username}_clone",
-            Trust(lambda _: True, pinned=True),
+        look = looking(
+            database=database,
+            superusers=cast("Superusers", FakeSuperusers(LOGIN.with_password("super", "master"))),
+            strategy=Strategy.ALTERNATING_USERS,
+            current=LOGIN,
+            user=f"{LOGIN.username}_clone",
+            versions=SecretVersions({}),
+            doors={CURRENT: Inside()},
+            door=Inside(),
         )
-        return by_check(check)
+        return reached(look, "superuser secret", "superuser login", "password change")
 
     def test_does_not_change_anything_on_a_standby(self) -> None:
         inside = Inside(in_recovery=True)
