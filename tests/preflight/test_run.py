@@ -21,6 +21,7 @@ from rotation_lambda import deadline, errors, preflight
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres, Session, tls
+from rotation_lambda.postgres.roles import Plan
 from rotation_lambda.postgres.survey import Survey
 from rotation_lambda.postgres.tls import Certificate, Roots
 from rotation_lambda.preflight import database as database_checks
@@ -465,6 +466,13 @@ class Inside:
     seen: Survey = SURVEY
     is_open: bool = True
     runs_as: str = "app"
+    doubts: str = ""
+
+    def rehearse(self, current: Credential, pending: Credential, trust: Trust) -> Plan:
+        """Doubt that a user is the secret's, unless something speaks for it."""
+        if self.doubts and not trust.is_ours(self.doubts):
+            raise errors.RoleNotPreparedError("said by its value alone.")
+        return Plan([], [])
 
     def __enter__(self) -> Self:
         return self
@@ -634,6 +642,7 @@ class Answering(Postgres):
 
 REFUSED = errors.LoginRefusedError("refused.")
 SHUT = errors.LoginNotAllowedError("shut.")
+POOLER = errors.PoolerError("a pooler.")
 CERTIFICATE = Certificate(("localhost",), "an authority", NOW + timedelta(365.5), None, "TLSv1.3")
 
 
@@ -653,7 +662,7 @@ class Looking:
         current = replace(LOGIN, port=port, **changes.pop("login", {}))
         labels = {f"version {label}": frozenset({label}) for label in values or {}}
         versions = SecretVersions({"version 1": frozenset({CURRENT}), **labels})
-        strategy = changes.pop("strategy", Strategy.SINGLE_USER)
+        strategy, learnt = changes.pop("strategy", Strategy.SINGLE_USER), changes.pop("learnt", {})
         user = KINDS[strategy].next_user(current)
         defaults = {"sslmode": SslMode.VERIFY_FULL, "sslrootcert": SHIPPED_BUNDLE, "certificate": CERTIFICATE}
         database = Answering(deadline=Deadline.after(60_000), answers=answers, **{**defaults, **changes})
@@ -664,6 +673,7 @@ class Looking:
             current=current,
             strategy=strategy,
             user=user,
+            **learnt,
         )
         return reached(look, *OF_DATABASE), database
 
@@ -733,6 +743,33 @@ class TestDatabase(Looking):
         assert "snapshot" in findings["login AWSCURRENT"].seen
         assert database.tried == ["current", "pending", "previous"]
         assert ("role" in findings) == isinstance(previous, Inside)
+
+    @pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strategy.SUPERUSER])
+    @pytest.mark.parametrize("label", [PENDING, PREVIOUS])
+    @pytest.mark.parametrize("answer", [POOLER, errors.DatabaseTimeoutError("silent.")], ids=["pooler", "silence"])
+    def test_takes_no_answer_neither_for_a_yes_nor_for_a_no(
+        self,
+        answer: errors.DatabaseError,
+        label: StagingLabel,
+        strategy: Strategy,
+        port: int,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        """A rotation stops there as well: only a refusal leads to another password."""
+        monkeypatch.setattr(deadline, "MOST_WAIT_S", 0.6)
+        values = {label: replace(LOGIN, port=port, password="asked"), PREVIOUS: LOGIN.with_password("previous")}
+        if label is PREVIOUS:
+            values = {PREVIOUS: LOGIN.with_password("asked")}
+        answers: dict[str, Any] = {"current": REFUSED, "asked": answer, "previous": Inside(), "super": Inside()}
+        learnt = {"superusers": FakeSuperusers(LOGIN.with_password("super", "master"))}
+        findings, database = self.look(port, answers, values, strategy=strategy, learnt=learnt)
+        asked, current = findings[f"login {label}"], findings["login AWSCURRENT"]
+        assert (asked.status, asked.code) == ("failed", answer.code)
+        assert (current.status, current.code) == ("failed", "")
+        assert current.seen == f"refused. Whether {label}'s password is in force is not known."
+        assert f"«login {label}»" in current.action
+        assert not {"previous", "super"} & {*database.tried}
+        assert not {"role", "password change"} & findings.keys()
 
     @pytest.mark.parametrize("previous", [LOGIN.with_password("previous"), LOGIN, DENIED], ids=str)
     def test_says_that_nobody_knows_the_password(self, previous: Credential | errors.RotationError, port: int) -> None:
@@ -878,8 +915,14 @@ class TestAlternatingUsers(Looking):
 
 
 class TestSuperuser:
-    def look(self, superuser: Inside) -> dict[str, Finding]:
-        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser})
+    def look(
+        self,
+        superuser: Inside,
+        values: Mapping[StagingLabel, Credential] | None = None,
+        answers: Mapping[str, Inside | errors.DatabaseError] | None = None,
+    ) -> dict[str, Finding]:
+        answers = {"super": superuser, **(answers or {})}
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers=answers)
         look = looking(
             database=database,
             superusers=cast("Superusers", FakeSuperusers(LOGIN.with_password("super", "master"))),
@@ -887,6 +930,7 @@ class TestSuperuser:
             current=LOGIN,
             user=f"{LOGIN.username}_clone",
             versions=SecretVersions({}),
+            values={CURRENT: LOGIN, **(values or {})},
             doors={CURRENT: Inside()},
             door=Inside(),
         )
@@ -896,6 +940,20 @@ class TestSuperuser:
         inside = Inside(in_recovery=True)
         assert self.look(inside)["superuser login"].code == "database-read-only"
         assert not inside.is_open
+
+    def test_is_not_told_that_a_user_is_not_the_secrets_where_that_is_not_known(self) -> None:
+        """The password of the other user may well be in force: a rotation stops with the error of that login."""
+        clone = LOGIN.with_password("clone", f"{LOGIN.username}_clone")
+        finding = self.look(Inside(doubts=clone.username), {PREVIOUS: clone}, {"clone": POOLER})["password change"]
+        assert (finding.status, finding.code) == ("failed", POOLER.code)
+
+    @pytest.mark.parametrize(("answer", "code"), [(REFUSED, "role-not-prepared"), (Inside(), "")], ids=["no", "yes"])
+    def test_is_told_by_the_other_users_password_whose_it_is(
+        self, answer: Inside | errors.DatabaseError, code: str
+    ) -> None:
+        clone = LOGIN.with_password("clone", f"{LOGIN.username}_clone")
+        finding = self.look(Inside(doubts=clone.username), {PENDING: clone}, {"clone": answer})["password change"]
+        assert finding.code == code
 
     def test_is_asked_no_further_where_passwords_are_looked_into(self) -> None:
         assert self.look(Inside(seen=replace(SURVEY, passwords_checked=True)))["password change"].status == "warning"
