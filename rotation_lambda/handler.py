@@ -138,4 +138,4 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
             len(left_out),
             hint="Raise Timeout, or run the preflight more often (PreflightSchedule).",
         )
-    return {"reports": reports, "left_out": left_out}
+    return preflight.answer(reports, left_out)

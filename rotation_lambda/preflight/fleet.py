@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
-from typing import TYPE_CHECKING
+from collections import Counter
+from typing import TYPE_CHECKING, Any
 
 from rotation_lambda import clients
 from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
@@ -19,6 +21,10 @@ if TYPE_CHECKING:
 LOOK_S = 60.0
 """What one secret may take at most: a server that does not answer must not cost all others their turn."""
 
+MOST_BYTES = 5_000_000
+"""What an answer has at most: Lambda fails an invocation that returns more than 6 MB (AWS: Lambda quotas)."""
+
+_FIRST = ("failed", "warning", "left_out", "ok", "not reached")
 _GOLDEN = (5**0.5 - 1) / 2
 _DAY_S = 86_400
 
@@ -55,3 +61,22 @@ def in_turn(secrets: Iterable[str], days: float) -> list[str]:
     ordered = sorted(secrets)
     start = int(len(ordered) * (days * _GOLDEN % 1))
     return ordered[start:] + ordered[:start]
+
+
+def answer(reports: Iterable[dict[str, Any]], left_out: Iterable[str]) -> dict[str, Any]:
+    """Return what the function answers, however many secrets it has.
+
+    `reports` begin with the worst, `left_out` names the secrets that there was no time for. What there is no room for
+    is counted by status in `omitted`; the log has it all.
+    """
+    lists: dict[str, list[Any]] = {"reports": [], "left_out": []}
+    parts: list[tuple[str, str, Any]] = [("left_out", "left_out", name) for name in left_out]
+    parts += [("reports", report["status"], report) for report in reports]
+    omitted, room = Counter[str](), MOST_BYTES
+    for key, status, part in sorted(parts, key=lambda part: _FIRST.index(part[1])):
+        room -= len(json.dumps(part)) + len(", ")
+        if room < 0:
+            omitted[status] += 1
+        else:
+            lists[key].append(part)
+    return {**lists, "omitted": dict(omitted)} if omitted else {**lists}

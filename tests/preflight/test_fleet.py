@@ -12,7 +12,7 @@ import pytest
 from local.servers import rotation
 from rotation_lambda import errors, handler
 from rotation_lambda.deadline import MINIMUM_S
-from rotation_lambda.preflight import fleet
+from rotation_lambda.preflight import Finding, Report, Status, fleet
 from rotation_lambda.secrets_manager import SecretsManager
 
 if TYPE_CHECKING:
@@ -132,6 +132,54 @@ def test_raises_where_the_secrets_cannot_be_listed(
     monkeypatch.setattr(SecretsManager, "list_secrets", deny)
     with pytest.raises(errors.AccessDeniedError, match=r"ListSecrets on \*"):
         preflight()
+
+
+class TestAnswer:
+    """Lambda fails an invocation whose answer is larger than 6 MB, also the daily one, of which nobody reads it."""
+
+    MOST = 6 * 1024 * 1024
+
+    @pytest.fixture
+    def look_at(
+        self, preflight: Callable[..., dict[str, Any]], function_arn: str, monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[..., dict[str, Any]]:
+        """Have the function look at so many secrets, each with a status and with a report of 6 KB."""
+
+        def look(statuses: dict[str, Status], seconds: float = 60) -> dict[str, Any]:
+            def run(secret_id: str, *_: object, **__: object) -> Report:
+                others = [Finding(f"check {number}", Status.OK, "«seen» " * 25) for number in range(30)]
+                return Report(secret_id, (Finding("DNS", statuses[secret_id], "seen"), *others), 0.1)
+
+            monkeypatch.setattr(fleet, "run", run)
+            monkeypatch.setattr(SecretsManager, "list_secrets", lambda _: dict.fromkeys(statuses, function_arn))
+            return preflight(seconds)
+
+        return look
+
+    def test_has_the_details_of_what_is_wrong_and_says_of_how_many_others_it_has_none(
+        self, look_at: Callable[..., dict[str, Any]]
+    ) -> None:
+        wrong = {"a": Status.WARNING, "n": Status.FAILED, "z": Status.WARNING}
+        answer = look_at({f"{number:04}": Status.OK for number in range(1500)} | wrong)
+        assert len(json.dumps(answer)) < self.MOST
+        assert [report["secret_id"] for report in answer["reports"][:1]] == ["n"]
+        assert {report["secret_id"] for report in answer["reports"][1:3]} == {"a", "z"}
+        assert {report["status"] for report in answer["reports"][3:]} == {"ok"}
+        assert answer["omitted"] == {"ok": 1503 - len(answer["reports"])}
+        assert len(answer["reports"]) > 100
+
+    def test_says_how_many_failures_it_has_no_room_for(self, look_at: Callable[..., dict[str, Any]]) -> None:
+        answer = look_at({f"{number:04}": Status.FAILED for number in range(1500)})
+        assert len(json.dumps(answer)) < self.MOST
+        assert answer["omitted"] == {"failed": 1500 - len(answer["reports"])}
+
+    def test_does_not_name_without_end_what_there_was_no_time_for(self, look_at: Callable[..., dict[str, Any]]) -> None:
+        answer = look_at({f"{number:0200}": Status.OK for number in range(50_000)}, seconds=MINIMUM_S)
+        assert len(json.dumps(answer)) < self.MOST
+        assert answer["omitted"] == {"left_out": 50_000 - len(answer["left_out"])}
+
+    def test_omits_nothing_where_there_is_room(self, look_at: Callable[..., dict[str, Any]]) -> None:
+        assert "omitted" not in look_at(dict.fromkeys("abc", Status.OK))
 
 
 class TestTurns:
