@@ -18,8 +18,7 @@ from rotation_lambda.deadline import RESERVE_S
 from rotation_lambda.postgres import tls
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.session import SCRAM
-from rotation_lambda.preflight.findings import Seen, Status
-from rotation_lambda.preflight.look import BlockedError
+from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S, SecretLook
 from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
@@ -32,9 +31,11 @@ if TYPE_CHECKING:
 SLOW_MS = 5000  # the server did not answer at the first try: a login takes 5 seconds at most
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
 _MUCH_CPU_S = 0.5  # libpq computes a verifier's iterations without an end; 1,000,000 take about as long
+_CURRENT, _PENDING, _PREVIOUS = StagingLabel
+_VERDICTS = errors.LoginRefusedError, errors.LoginNotAllowedError
 _REASONS = {
-    StagingLabel.PENDING: "AWSPENDING's password is in force: a rotation stopped before finishSecret",
-    StagingLabel.PREVIOUS: "AWSPREVIOUS's password is in force: the database was restored from a snapshot of before "
+    _PENDING: "AWSPENDING's password is in force: a rotation stopped before finishSecret",
+    _PREVIOUS: "AWSPREVIOUS's password is in force: the database was restored from a snapshot of before "
     "the last rotation, or somebody set it back",
     None: "No label has the password that is in force",
 }
@@ -67,10 +68,9 @@ class DatabaseLook(SecretLook):
 
     def check_dns(self) -> Seen:
         """Look up the host."""
-        host, _ = self.current.address
         self.began = time.monotonic()
         self.addresses = self.database.look_up(self.current)
-        return Seen(f"{host} is {', '.join(self.addresses)}")
+        return Seen(f"{self.current.address[0]} is {', '.join(self.addresses)}")
 
     def check_tcp(self) -> Seen:
         """Find an address that lets itself be reached."""
@@ -86,7 +86,7 @@ class DatabaseLook(SecretLook):
         spent = time.process_time()
         answer = log_in(database, current)
         self.took = 1000 * (time.monotonic() - self.began), time.process_time() - spent
-        self.doors = {StagingLabel.CURRENT: answer}
+        self.doors = {_CURRENT: answer}
         if isinstance(answer, errors.TlsError):
             raise answer
         if isinstance(answer, errors.HostNotFoundError | errors.ConnectionFailedError | errors.DatabaseTimeoutError):
@@ -107,15 +107,14 @@ class DatabaseLook(SecretLook):
         if sslmode is not SslMode.VERIFY_FULL:
             action = "Use verify-full: without it another server can pose as this one."
         elif days < _SOON_DAYS:
-            action = (
-                "Renew the server's certificate in time; RDS does so by itself where the CA is rsa2048-g1 or newer."
-            )
+            action = "Renew the server's certificate in time; "
+            action += "RDS does so by itself where the CA is rsa2048-g1 or newer."
         seen = f"{certificate.protocol}, {sslmode}: asked for {name}, {certificate}, {days} days left"
         return Seen(seen, action, measured={"DaysUntilExpiry": float(days)})
 
     def check_authentication(self) -> Seen:
         """Tell how the server asks for the password."""
-        answer = self.doors[StagingLabel.CURRENT]
+        answer = self.doors[_CURRENT]
         if isinstance(answer, errors.AuthenticationMethodError | errors.NoHbaEntryError):
             raise answer
         if is_unknown(answer):
@@ -134,7 +133,7 @@ class DatabaseLook(SecretLook):
 
         The first password that is in force opens the door to what is looked at next.
         """
-        answer = self.doors[StagingLabel.CURRENT]
+        answer = self.doors[_CURRENT]
         if not isinstance(answer, errors.LoginRefusedError):
             if not is_unknown(answer):
                 self.door = answer
@@ -156,13 +155,13 @@ class DatabaseLook(SecretLook):
 
     def check_pending(self) -> Seen:
         """Try AWSPENDING only where it is a version of its own, for the next login, with another password."""
-        answer, current = self.doors[StagingLabel.CURRENT], self.current
+        answer, current = self.doors[_CURRENT], self.current
         if isinstance(answer, errors.DatabaseError) and not isinstance(answer, errors.LoginRefusedError):
             raise answer
-        version = self.versions.with_label(StagingLabel.PENDING)
+        version = self.versions.with_label(_PENDING)
         if version in {None, self.versions.current}:
             return Seen("no version of its own has it", status=Status.NOT_REACHED)
-        value = self.values[StagingLabel.PENDING]
+        value = self.values[_PENDING]
         if isinstance(value, errors.MissingVersionError):
             return Seen("the version is empty", status=Status.NOT_REACHED)
         if isinstance(value, errors.RotationError):
@@ -172,7 +171,7 @@ class DatabaseLook(SecretLook):
             return Seen("has AWSCURRENT's password")
         door, of_one_user = log_in(self.database, value), value.username == current.username
         if of_one_user:
-            self.doors[StagingLabel.PENDING] = door
+            self.doors[_PENDING] = door
         if isinstance(door, errors.LoginRefusedError):
             return Seen("refused, as it has to be before setSecret")
         if isinstance(door, errors.DatabaseError):
@@ -180,32 +179,26 @@ class DatabaseLook(SecretLook):
         if of_one_user and isinstance(answer, errors.DatabaseError):  # the session is for what is looked at next
             return Seen("is let in")
         door.close()
-        told, status = (
-            (", as AWSCURRENT is: the server does not look at passwords", Status.WARNING) if of_one_user else ("", None)
-        )
-        return Seen(f"is let in{told}", status=status)
+        too = ", as AWSCURRENT is: the server does not look at passwords" if of_one_user else ""
+        return Seen(f"is let in{too}", status=Status.WARNING if too else None)
 
     def check_previous(self) -> Seen:
         """Try AWSPREVIOUS after all others: it lends its password only, and only that of the same user."""
-        answer, current = self.doors[StagingLabel.CURRENT], self.current
+        answer, current = self.doors[_CURRENT], self.current
         if not isinstance(answer, errors.DatabaseError):
             return Seen("not tried, since AWSCURRENT logs in", status=Status.NOT_REACHED)
         if not isinstance(answer, errors.LoginRefusedError):
             raise answer
         if self.strategy is Strategy.ALTERNATING_USERS:
             return Seen("not tried, since it is the other user's", status=Status.NOT_REACHED)
-        pending = self.doors.get(StagingLabel.PENDING, answer)
+        pending = self.doors.get(_PENDING, answer)
         if not isinstance(pending, errors.LoginRefusedError):
             told = "has no answer" if is_unknown(pending) else "logs in"
             return Seen(f"not tried, since AWSPENDING {told}", status=Status.NOT_REACHED)
-        value = self.values.get(StagingLabel.PREVIOUS)
-        if (
-            not isinstance(value, Credential)
-            or value.username != current.username
-            or value.password == current.password
-        ):
+        old = self.values.get(_PREVIOUS)
+        if not isinstance(old, Credential) or old.username != current.username or old.password == current.password:
             return Seen("no other password of this role has it", status=Status.NOT_REACHED)
-        door = self.doors[StagingLabel.PREVIOUS] = log_in(self.database, current.with_password(value.password))
+        door = self.doors[_PREVIOUS] = log_in(self.database, current.with_password(old.password))
         if isinstance(door, errors.LoginRefusedError):
             return Seen("refused, as it has to be after a rotation")
         if isinstance(door, errors.DatabaseError):
@@ -241,9 +234,7 @@ def log_in(database: Postgres, credential: Credential, *, scram_only: bool = Fal
 
 def is_unknown(door: Session | errors.DatabaseError) -> TypeGuard[errors.DatabaseError]:
     """Tell whether what a login led to leaves it open if the password is in force."""
-    return isinstance(door, errors.DatabaseError) and not isinstance(
-        door, errors.LoginRefusedError | errors.LoginNotAllowedError
-    )
+    return isinstance(door, errors.DatabaseError) and not isinstance(door, _VERDICTS)
 
 
 def _let_in(current: Credential, milliseconds: float, spent: float) -> Seen:

@@ -1,4 +1,4 @@
-"""What a preflight reports: one finding for each check, none of which quotes a value of the secret's."""
+"""What a preflight reports: how a check becomes a finding, none of which quotes a value of the secret's."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from rotation_lambda.errors import RotationError
 
 if TYPE_CHECKING:
-    from rotation_lambda.errors import RotationError
+    from collections.abc import Callable, Mapping
+
+    from rotation_lambda.deadline import Deadline
 
 IN_THE_WAY = "another check stands in the way"
 
@@ -57,10 +61,9 @@ class Finding:
     code: str = ""
     measured: dict[str, float] = field(default_factory=dict)
 
-    @classmethod
-    def failure(cls, check: str, error: RotationError) -> Self:
-        """Return the finding that a rotation would fail with this error."""
-        return cls(check, Status.FAILED, error.what, error.hint, error.code)
+    def to_json(self) -> dict[str, str]:
+        """Return what there is of it, without the days."""
+        return {key: str(value) for key, value in asdict(self).items() if value and key != "measured"}
 
     def to_text(self, width: int) -> str:
         """Return the status, the check, what was seen, and an arrow before what to do, wrapped at words."""
@@ -100,16 +103,8 @@ class Report:
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as Lambda hands it over."""
-        findings = [
-            {key: str(value) for key, value in asdict(finding).items() if value and key != "measured"}
-            for finding in self.findings
-        ]
-        return {
-            "secret_id": self.secret_id,
-            "status": str(self.worst),
-            "seconds": round(self.seconds, 2),
-            "findings": findings,
-        }
+        told = {"secret_id": self.secret_id, "status": str(self.worst), "seconds": round(self.seconds, 2)}
+        return {**told, "findings": [finding.to_json() for finding in self.findings]}
 
     def to_text(self, width: int = sys.maxsize, *, quiet: bool = False) -> str:
         """Return the report for people; `quiet` leaves out all but warnings and failures."""
@@ -123,3 +118,50 @@ class Report:
         counts = ", ".join(f"{numbers[status]} {status}" for status in reversed(Status) if numbers[status])
         summary = f"{counts}; {self.seconds:.2f} seconds. Nothing was changed."
         return "\n".join([f"Preflight of {self.secret_id}", "", *lines, *([""] if lines else []), summary])
+
+
+class BlockedError(Exception):
+    """Another check stands in the way of this one."""
+
+
+@dataclass(repr=False, eq=False)
+class Look:
+    """What is looked at, the checks' findings, and, in further attributes, what the checks learn on their way.
+
+    What none has learnt yet cannot be asked for: the check that asks is not reached. Each room of this wing adds its
+    checks, up to run.py, which has them all in one table.
+    """
+
+    table: Mapping[str, Callable[[Any], Seen]]
+    secret_id: str
+    environment: Mapping[str, str]
+    deadline: Deadline
+    seconds: float | None = None
+    function_arn: str | None = None
+    tell: Callable[[Finding], object] = lambda _: None
+    findings: dict[str, Finding] = field(default_factory=dict)
+    reported: list[RotationError] = field(default_factory=list)
+
+    if not TYPE_CHECKING:  # pragma: no branch - a misspelt name is still mypy's to find
+
+        def __getattr__(self, name: str) -> NoReturn:
+            raise BlockedError(name)
+
+    def find(self, check: str) -> Finding:
+        """Return the finding of a check, which is made once: one that needs what another learns asks for that first.
+
+        An error is the finding of the check that meets it first. It stands in the way of all others that meet it.
+        """
+        if check not in self.findings:
+            finding = Finding(check, Status.NOT_REACHED, IN_THE_WAY)
+            try:
+                finding = self.table[check](self).of(check)
+            except BlockedError:
+                pass
+            except RotationError as error:
+                if error not in self.reported:
+                    self.reported.append(error)
+                    finding = Finding(check, Status.FAILED, error.what, error.hint, error.code)
+            self.findings[check] = finding
+            self.tell(finding)
+        return self.findings[check]

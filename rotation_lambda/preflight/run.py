@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rotation_lambda.deadline import REPORT_S, Deadline
 from rotation_lambda.preflight.findings import Report
-from rotation_lambda.preflight.superuser import SuperuserLook as Look
+from rotation_lambda.preflight.session import SessionLook as Look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

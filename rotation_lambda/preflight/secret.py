@@ -1,4 +1,4 @@
-"""A preflight's look at Secrets Manager: reachable, allowed, switched on, and is each value a credential."""
+"""A preflight's look at the function, and at Secrets Manager: reachable, allowed, and is each value a credential."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from ipaddress import ip_address
 from math import log2
-from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from rotation_lambda import errors
+from rotation_lambda import clients, errors
 from rotation_lambda.copies import Kind
 from rotation_lambda.credential import Credential
-from rotation_lambda.preflight.findings import IN_THE_WAY, Seen, Status
-from rotation_lambda.preflight.look import BlockedError, Look
+from rotation_lambda.deadline import MINIMUM_S
+from rotation_lambda.postgres import Postgres
+from rotation_lambda.preflight.findings import IN_THE_WAY, BlockedError, Look, Seen, Status
+from rotation_lambda.rds import Rds
+from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.settings import Settings
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import KINDS, resolve
-
-if TYPE_CHECKING:
-    from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.superuser import Superusers
 
 REACH_TIMEOUT_S = 3.0
 ENOUGH_BITS = 80
@@ -30,7 +31,26 @@ _WARN_SKEW_S, _MOST_SKEW_S = 60, 300  # AWS refuses a signature that is older th
 
 
 class SecretLook(Look):
-    """The checks of what Secrets Manager has."""
+    """The checks of what is known before the database is asked."""
+
+    def check_timeout(self) -> Seen:
+        """Tell whether a step can end in time."""
+        if self.seconds is None:
+            return Seen("not inside AWS Lambda", status=Status.NOT_REACHED)
+        seen = f"Lambda leaves {self.seconds:.0f} seconds; a step needs {MINIMUM_S:.0f} at the worst"
+        if self.seconds < MINIMUM_S:
+            hint = "Set the function's Timeout to 60 seconds (template.yaml does)."
+            raise errors.ConfigurationError(f"{seen}.", hint=hint)
+        return Seen(seen)
+
+    def check_environment(self) -> Seen:
+        """Make of the environment what the other checks begin with."""
+        self.settings = settings = Settings.from_environment(self.environment)
+        self.database = Postgres(settings.sslmode, settings.sslrootcert, self.deadline)
+        open_secret = partial(SecretsManager, clients.secrets_manager(), deadline=self.deadline)
+        self.by_name = open_secret(self.secret_id)
+        self.superusers = Superusers(open_secret, lambda: Rds(clients.rds(), self.deadline), settings)
+        return Seen(f"strategy {settings.strategy}, PGSSLMODE {settings.sslmode}")
 
     def check_way(self) -> Seen:
         """Ask Secrets Manager for the secret, and tell how far one gets on the way there."""
@@ -126,9 +146,8 @@ class SecretLook(Look):
                 Status.NOT_REACHED,
             )
         last, due, now = description.last_rotated, description.next_rotation, datetime.now(UTC)
-        seen = (
-            f"on, {description.schedule or 'without a schedule'}; last {f'{last:%Y-%m-%d %H:%M}' if last else 'never'}"
-        )
+        seen = f"on, {description.schedule or 'without a schedule'}; last "
+        seen += f"{last:%Y-%m-%d %H:%M}" if last else "never"
         measured, action = {"DaysSinceRotation": (now - last) / timedelta(days=1)} if last else {}, ""
         if due:
             seen += f", next {due:%Y-%m-%d}"
@@ -144,25 +163,23 @@ class SecretLook(Look):
     def check_labels(self) -> Seen:
         """Where is AWSPENDING? On AWSCURRENT's version or on none it is at rest."""
         current, pending = self.versions.current, self.versions.with_label(StagingLabel.PENDING)
+        seen = f"AWSCURRENT is on version {current}"
         if pending in {None, current}:
-            return Seen(f"AWSCURRENT is on version {current}; no rotation is under way")
+            return Seen(f"{seen}; no rotation is under way")
         empty = isinstance(self.values[StagingLabel.PENDING], errors.MissingVersionError)
-        holds = "which is empty" if empty else "with a value"
-        return Seen(
-            f"AWSCURRENT is on version {current}, AWSPENDING on {pending}, {holds}: a rotation is at work, or got "
-            "stuck",
-            "If none is at work, correct what other findings name; then `aws secretsmanager rotate-secret` continues "
-            "it.",
-        )
+        seen += f", AWSPENDING on {pending}, {'which is empty' if empty else 'with a value'}"
+        action = "If none is at work, correct what other findings name; "
+        action += "then `aws secretsmanager rotate-secret` continues it."
+        return Seen(f"{seen}: a rotation is at work, or got stuck", action)
 
     def check_replicas(self) -> Seen:
         """Tell whether the secret's replicas in other Regions have what this one has."""
         replicas = self.versions.replicas
         seen = ", ".join(f"{region} {status}" for region, status in replicas.items()) or "the secret has none"
-        action = (
-            "Read why with `aws secretsmanager describe-secret`. Applications in that Region read the old password."
-        )
-        return Seen(seen, action if "Failed" in replicas.values() else "")
+        if "Failed" not in replicas.values():
+            return Seen(seen)
+        why = "Read why with `aws secretsmanager describe-secret`."
+        return Seen(seen, f"{why} Applications in that Region read the old password.")
 
     def check_fields(self) -> Seen:
         """List the secret's keys, all but the password's value; they say how it is rotated."""
@@ -215,17 +232,15 @@ def _try_way(endpoint: str) -> str:
     """Tell how far one gets on the way to an endpoint: DNS, TCP, and whether it is an address of the VPC's."""
     url = urlsplit(endpoint)
     host, port = url.hostname or "", url.port or {"http": 80}.get(url.scheme, 443)
-    began = time.monotonic()
+    began, told = time.monotonic(), f"DNS does not know {host}"
     try:
         address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
-    except OSError as error:
-        return f"DNS does not know {host} ({error.strerror})."
-    place = "a private address" if ip_address(address).is_private else "a public address"
-    try:
+        place = f"{host} is {address}, a {'private' if ip_address(address).is_private else 'public'} address"
+        told = f"{place}; TCP to port {port} fails"
         socket.create_connection((address, port), timeout=REACH_TIMEOUT_S).close()
     except OSError as error:
-        return f"{host} is {address}, {place}; TCP to port {port} fails ({error.strerror or 'no answer'})."
-    return f"{host} is {address}, {place}; DNS and TCP took {(time.monotonic() - began) * 1000:.0f} ms."
+        return f"{told} ({error.strerror or 'no answer'})."
+    return f"{place}; DNS and TCP took {(time.monotonic() - began) * 1000:.0f} ms."
 
 
 def compare_clock(theirs: float | None, whose: str) -> Seen:

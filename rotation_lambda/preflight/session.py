@@ -1,31 +1,34 @@
-"""A preflight's look around in a session: primary or standby, the role's limits, what the server would log."""
+"""A preflight's look around in the sessions of the user, and of the superuser: what they may do, and what is logged."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from rotation_lambda.credential import Credential
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.roles import quote_name
 from rotation_lambda.postgres.session import LEAST_ITERATIONS, MD5, MOST_ITERATIONS
 from rotation_lambda.postgres.survey import VERIFIERS_ALLOWED
-from rotation_lambda.preflight.database import DatabaseLook
-from rotation_lambda.preflight.findings import Seen
-from rotation_lambda.preflight.look import BlockedError
+from rotation_lambda.preflight.database import DatabaseLook, is_unknown, log_in
+from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import compare_clock
+from rotation_lambda.rotation import shows
 from rotation_lambda.settings import Strategy
+from rotation_lambda.staging import StagingLabel
+from rotation_lambda.trust import Trust
 
 if TYPE_CHECKING:
-    from rotation_lambda.credential import Credential
     from rotation_lambda.postgres import Survey
 
 _SOON_DAYS = 30
+_NOT_PINNED = "Set SUPERUSER_SECRET_ARNS (template.yaml does), or a writer of this secret chooses its superuser."
 _FEW_CONNECTIONS = 5  # of which three are the superusers' (superuser_reserved_connections)
 _LOGS_STATEMENTS = {"log_statement": ("none",), "log_min_duration_statement": ("-1",), "pgaudit.log": ("none", "")}
 
 
 class SessionLook(DatabaseLook):
-    """The checks in a session."""
+    """The checks in the user's session and in the superuser's."""
 
     def check_primary(self) -> Seen:
         """Look around in the session, which ends with that; only a user who changes the password needs the primary."""
@@ -53,17 +56,15 @@ class SessionLook(DatabaseLook):
 
     def check_connections(self) -> Seen:
         """Count what is left; a rotation has two sessions at a time, of which this one is the first."""
-        survey, limit = self.survey, self.survey.connection_limit
+        survey, limit, action = self.survey, self.survey.connection_limit, ""
         seen = f"{survey.connections} of {'any number' if limit is None else limit} of the role's"
         seen += f", {survey.server_connections} of {survey.server_limit} of the server's are in use"
         if limit is not None and limit <= survey.connections:
-            return Seen(
-                seen,
-                "Raise the role's limit by one, «ALTER ROLE … CONNECTION LIMIT n»: a rotation has two sessions at a "
-                "time.",
-            )
-        few = survey.server_limit - survey.server_connections < _FEW_CONNECTIONS
-        return Seen(seen, "Raise max_connections, or find who holds them in pg_stat_activity." if few else "")
+            action = "Raise the role's limit by one, «ALTER ROLE … CONNECTION LIMIT n»: "
+            action += "a rotation has two sessions at a time."
+        elif survey.server_limit - survey.server_connections < _FEW_CONNECTIONS:
+            action = "Raise max_connections, or find who holds them in pg_stat_activity."
+        return Seen(seen, action)
 
     def check_encryption(self) -> Seen:
         """Tell what the server makes of a password, and with how many iterations."""
@@ -73,9 +74,8 @@ class SessionLook(DatabaseLook):
         if not LEAST_ITERATIONS <= iterations <= MOST_ITERATIONS:
             seen = f"{setting}, with scram_iterations = {iterations}; a rotation makes verifiers of "
             seen += f"{LEAST_ITERATIONS:,} to {MOST_ITERATIONS:,} iterations"
-            return Seen(
-                seen, "`ALTER ROLE … RESET scram_iterations`, or of the database: PostgreSQL's default is 4096."
-            )
+            action = "`ALTER ROLE … RESET scram_iterations`, or of the database: PostgreSQL's default is 4096."
+            return Seen(seen, action)
         if setting == "scram-sha-256":
             return Seen(setting)
         by_md5 = self.session.authentication == MD5
@@ -97,6 +97,70 @@ class SessionLook(DatabaseLook):
     def check_servers_clock(self) -> Seen:
         """Compare the database server's clock with this machine's."""
         return compare_clock(self.survey.clock, "the database server's")
+
+    def check_superuser(self) -> Seen:
+        """Find the superuser, and what speaks for the secret beside its value."""
+        if self.strategy is Strategy.SINGLE_USER:
+            return Seen("not asked for by the strategy single-user", status=Status.NOT_REACHED)
+        current, pinned = self.current, self.superusers.pinned
+        shown = shows(self.database, current, self.door)
+        answer, users = self.doors[StagingLabel.CURRENT], self.versions.users
+        runs_as = None if isinstance(answer, DatabaseError) else answer.runs_as
+        self.trust = Trust(lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned)
+        self.superuser = superuser = self.superusers.of(current)
+        (host, port), same = superuser.address, superuser.address == current.address
+        seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
+        return Seen(seen, "" if pinned else _NOT_PINNED)
+
+    def _is_accepted(self, user: str, *, shown: bool) -> bool:
+        """Tell whether a label's password is in force for a user, which for AWSCURRENT's is `shown` already or not.
+
+        Raises the DatabaseError that a login ends in which tells neither.
+        """
+        if user == self.current.username:
+            return shown
+        for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING):
+            value = self.values.get(label)
+            if isinstance(value, Credential) and value.username == user:
+                login = self.current.with_password(value.password, user)
+                door = log_in(self.database, login)
+                if is_unknown(door):
+                    raise door
+                if shows(self.database, login, door):
+                    return True
+        return False
+
+    def check_superuser_login(self) -> Seen:
+        """Log in as the superuser."""
+        session = log_in(self.database, self.superuser, scram_only=True)
+        if isinstance(session, DatabaseError):
+            raise session
+        if session.in_recovery:
+            session.close()
+            raise DatabaseReadOnlyError(f"{name_login(self.superuser)}: the server is in recovery, a standby.")
+        self.superuser_session = session
+        return Seen(f"is let in, by {session.authentication}, {session.encryption}")
+
+    def check_change(self) -> Seen:
+        """Tell whether the password of the next user may be changed: by itself, or by the superuser.
+
+        What a rotation would do before it changes the password is tried out and rolled back, for only that tells what
+        the superuser may.
+        """
+        if self.strategy is Strategy.SINGLE_USER:
+            return look_at_own_password(self.current, self.survey)
+        for check in ("superuser secret", "superuser login"):
+            self.find(check)
+        with self.superuser_session as session:
+            own = look_at_own_password(session.credential, session.survey())
+            if own.action:
+                return own
+            login = self.current.with_password(self.current.password, self.user)
+            plan = session.rehearse(self.current, login, self.trust)
+        seen = f"the superuser may set the password of {self.user!a}"
+        if plan.changes:
+            seen += f", and will do before: {' '.join(map(str, plan.changes))}"
+        return Seen(seen, " ".join(plan.notes))
 
 
 def look_at_own_password(credential: Credential, survey: Survey) -> Seen:

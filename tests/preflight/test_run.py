@@ -30,7 +30,7 @@ from rotation_lambda.preflight import session as session_checks
 from rotation_lambda.preflight.__main__ import main
 from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Seen, Status
 from rotation_lambda.preflight.run import TABLE
-from rotation_lambda.preflight.superuser import SuperuserLook
+from rotation_lambda.preflight.session import SessionLook
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
@@ -59,15 +59,15 @@ def by_check(findings: Iterable[Finding]) -> dict[str, Finding]:
     return {finding.check: finding for finding in findings}
 
 
-def looking(**learnt: Any) -> SuperuserLook:  # noqa: ANN401 - what checks have learnt before
+def looking(**learnt: Any) -> SessionLook:  # noqa: ANN401 - what checks have learnt before
     """Return a look that has got so far."""
-    look = SuperuserLook(TABLE, "x", {}, FakeClock().deadline())
+    look = SessionLook(TABLE, "x", {}, FakeClock().deadline())
     for name, value in learnt.items():
         setattr(look, name, value)
     return look
 
 
-def reached(look: SuperuserLook, *checks: str) -> dict[str, Finding]:
+def reached(look: SessionLook, *checks: str) -> dict[str, Finding]:
     """Return the findings of these checks, or of all, without those that another one stands in the way of."""
     return by_check(finding for check in checks or TABLE if (finding := look.find(check)).seen != IN_THE_WAY)
 
