@@ -31,7 +31,7 @@ from rotation_lambda.preflight.__main__ import main
 from rotation_lambda.preflight.findings import IN_THE_WAY, Finding, Report, Seen, Status
 from rotation_lambda.preflight.run import TABLE
 from rotation_lambda.preflight.session import SessionLook
-from rotation_lambda.secrets_manager import SecretsManager
+from rotation_lambda.secrets_manager import Description, SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE, PasswordPolicy, Settings, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.strategies import KINDS
@@ -284,6 +284,10 @@ class Denying(SecretsManager):
         self._check("list")
         return super(Denying, self).list_secret_version_ids()
 
+    def describe(self) -> Description:
+        self._check("describe")
+        return super(Denying, self).describe()
+
     def get_random_password(self, policy: PasswordPolicy) -> str:
         self._check("random")
         return super(Denying, self).get_random_password(policy)
@@ -308,6 +312,22 @@ class TestSecret:
     def test_names_the_permission_that_is_missing(self, trouble: str, check: str, secret: Secret) -> None:
         findings = self.look(secret, **{trouble: DENIED})
         assert (findings[check].status, findings[check].code) == ("failed", "access-denied")
+
+    def test_asks_for_other_permissions_where_one_is_missing_and_not_where_the_secret_is(self, secret: Secret) -> None:
+        others = {"ListSecretVersionIds", "GetRandomPassword", "PutSecretValue", "UpdateSecretVersionStage"}
+        ways = {"Secrets Manager", "DescribeSecret"}
+        for error, reached in ((DENIED, ways | others), (errors.SecretNotFoundError("none."), ways)):
+            findings = self.look(secret, describe=error)
+            assert findings.keys() == reached
+            assert findings["DescribeSecret"].code == error.code
+
+    def test_reads_no_superusers_secret_that_another_function_rotates(self, secret: Secret) -> None:
+        settings = replace(SETTINGS, superuser_secret_arns=frozenset({secret.arn}))
+        keeper = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline())
+        look = looking(by_name=keeper, settings=settings, function_arn=secret.server.function_arn)
+        findings = reached(look, *OF_SECRET)
+        assert findings["rotation"].code == "rotation-refused"
+        assert findings.keys() == {"Secrets Manager", "clock", "DescribeSecret", "rotation"}
 
     def test_names_what_it_does_not_try(self, secret: Secret) -> None:
         findings = self.look(secret)
