@@ -6,7 +6,7 @@ import logging
 import os
 import re
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import botocore.session
 from botocore.config import Config
@@ -56,36 +56,43 @@ def rds() -> RDSClient:
     return client
 
 
-def repeat(call: Callable[[], _Answer], deadline: Deadline, *, patient: bool = False) -> _Answer:
+class Failure(NamedTuple):
+    """Why a call failed, without botocore's exception, which can quote what was sent.
+
+    `what` begins with a verb. `code` is the service's, or botocore's name of what happened on the way; `words` are the
+    service's own, which only its adapter can tell to be harmless.
+    """
+
+    what: str
+    code: str = ""
+    words: str = ""
+    hint: str | None = None
+    may_pass: bool = False
+
+
+def ask(
+    call: Callable[[], _Answer], deadline: Deadline, read: Callable[[Failure], Exception], *, patient: bool = False
+) -> _Answer:
     """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
 
-    A `patient` call is tried until the deadline, another READS times. Raises what the last try raised, or TimeoutError
-    where not even a first one has the time it may need.
+    A `patient` call is tried until the deadline, another READS times; none begins with less time left than it may need.
+    Raises what `read` makes of the last failure.
     """
-    if deadline.left() < CALL_S:
-        raise TimeoutError
-    tries, pause = 0, _FIRST_PAUSE_S
-    while True:
-        tries += 1
+    failure = Failure("was not called: AWS is so slow that the function's time is up")
+    tries, pause, again = 0, _FIRST_PAUSE_S, deadline.left() >= CALL_S
+    while again:
         try:
             return call()
         except (ClientError, BotoCoreError) as error:
-            if not _may_pass(error) or (tries == READS and not patient) or not deadline.pause(pause, CALL_S):
-                raise
-            logger.warning("AWS: %s. The call is repeated; %.0f seconds are left.", code_of(error), deadline.left())
+            failure = _read(error)
+        tries += 1
+        again = failure.may_pass and (tries < READS or patient) and deadline.pause(pause, CALL_S)
+        if again:
+            logger.warning("AWS: %s. The call is repeated; %.0f seconds are left.", failure.code, deadline.left())
         pause = min(2 * pause, _LONGEST_PAUSE_S)
-
-
-def code_of(error: ClientError | BotoCoreError) -> str:
-    """Return the service's code of the error, or botocore's name of what happened on the way."""
-    if isinstance(error, ClientError):
-        return error.response.get("Error", {}).get("Code", "")
-    return type(error).__name__
-
-
-def hint_of(error: BotoCoreError) -> str | None:
-    """Return the hint for a call that found no AWS credentials; None for every other failure."""
-    return _NO_CREDENTIALS if re.search("Credential|Token|SSO", type(error).__name__) else None
+    # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit runs
+    # while the exception is being handled, could not keep it out).
+    raise read(failure)
 
 
 def is_throttled(code: str) -> bool:
@@ -93,11 +100,16 @@ def is_throttled(code: str) -> bool:
     return code.startswith(_THROTTLED)
 
 
-def _may_pass(error: ClientError | BotoCoreError) -> bool:
+def _read(error: ClientError | BotoCoreError) -> Failure:
     if isinstance(error, ClientError):
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        return status >= 500 or is_throttled(code_of(error))  # noqa: PLR2004
-    return isinstance(error, (NoConnectionError, HTTPClientError))
+        said, status = error.response.get("Error", {}), error.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+        code = said.get("Code", "")
+        may_pass = (status or 0) >= 500 or is_throttled(code)  # noqa: PLR2004
+        return Failure(f"failed with {code}", code, said.get("Message", ""), may_pass=may_pass)
+    code = type(error).__name__
+    hint = _NO_CREDENTIALS if re.search("Credential|Token|SSO", code) else None
+    may_pass = isinstance(error, (NoConnectionError, HTTPClientError))
+    return Failure(f"got no answer: {code}", code, hint=hint, may_pass=may_pass)
 
 
 def _client(service: str) -> Any:  # noqa: ANN401 - botocore makes the classes

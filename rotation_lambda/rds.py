@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from rotation_lambda import clients
-from rotation_lambda.errors import AccessDeniedError, RdsError, RotationError
+from rotation_lambda.errors import AccessDeniedError, RdsError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,6 +18,10 @@ if TYPE_CHECKING:
 
 _ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "403"}
 _NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault", "DBClusterNotFoundFault"}
+
+
+class _NotFoundError(Exception):
+    pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,19 +83,15 @@ class Rds:
         return self._ask("DescribeDBClusters", identifier, describe)
 
     def _ask(self, operation: str, identifier: str, describe: Callable[[], Server]) -> Server | None:
-        """Make a call, repeat it where that may help, and turn botocore's exceptions into this project's."""
-        try:
-            return clients.repeat(describe, self.deadline)
-        except ClientError as error:
-            code = clients.code_of(error)
-            if code in _NOT_FOUND:
-                return None
-            failure: RotationError = RdsError(f"{operation} of {identifier} failed with {code}.")
-            if code in _ACCESS_DENIED:
-                failure = AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
-        except BotoCoreError as error:
-            what = f"{operation} of {identifier} got no answer from RDS: {type(error).__name__}."
-            failure = RdsError(what, hint=clients.hint_of(error))
-        except TimeoutError:
-            failure = RdsError("RDS is so slow that the function's time is up.")
-        raise failure
+        """Make a call, repeated where that may help; None where RDS knows nothing of the name."""
+
+        def read(failure: clients.Failure) -> Exception:
+            if failure.code in _NOT_FOUND:
+                return _NotFoundError()
+            if failure.code in _ACCESS_DENIED:
+                return AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
+            return RdsError(f"{operation} of {identifier} {failure.what}.", hint=failure.hint)
+
+        with suppress(_NotFoundError):
+            return clients.ask(describe, self.deadline, read)
+        return None

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING, TypeVar
-
-from botocore.exceptions import BotoCoreError, ClientError
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rotation_lambda import clients
 from rotation_lambda.errors import (
@@ -26,11 +25,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from mypy_boto3_secretsmanager import SecretsManagerClient
-    from mypy_boto3_secretsmanager.type_defs import (
-        RotationRulesTypeTypeDef,
-        SecretListEntryTypeDef,
-        SecretVersionsListEntryTypeDef,
-    )
+    from mypy_boto3_secretsmanager.type_defs import RotationRulesTypeTypeDef
 
     from rotation_lambda.deadline import Deadline
     from rotation_lambda.settings import PasswordPolicy
@@ -62,7 +57,7 @@ class SecretsManager:
 
     A call whose failure may pass is repeated: a read a few times, a write until the deadline. Every method raises
     SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what was sent, so
-    they never leave this file.
+    they never leave clients.ask().
     """
 
     client: SecretsManagerClient
@@ -102,31 +97,25 @@ class SecretsManager:
 
         Asked by version id, since a label can have moved since DescribeSecret.
         """
-        answer = self._ask(
-            "GetSecretValue",
-            version,
-            lambda: self.client.get_secret_value(SecretId=self.secret_id, VersionId=version),
-        )
+        call = partial(self.client.get_secret_value, SecretId=self.secret_id, VersionId=version)
+        answer = self._ask("GetSecretValue", version, call)
         if "SecretString" not in answer:
             raise InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
         return answer["SecretString"]
 
     def get_random_password(self, policy: PasswordPolicy) -> str:
         """Return a new password made by Secrets Manager's own random source (AWS: GetRandomPassword)."""
-        answer = self._ask(
-            "GetRandomPassword",
-            None,
-            lambda: self.client.get_random_password(
-                PasswordLength=policy.length,
-                ExcludeCharacters=policy.exclude_characters,
-                ExcludeNumbers=policy.exclude_numbers,
-                ExcludePunctuation=policy.exclude_punctuation,
-                ExcludeUppercase=policy.exclude_uppercase,
-                ExcludeLowercase=policy.exclude_lowercase,
-                RequireEachIncludedType=policy.require_each_included_type,
-            ),
+        call = partial(
+            self.client.get_random_password,
+            PasswordLength=policy.length,
+            ExcludeCharacters=policy.exclude_characters,
+            ExcludeNumbers=policy.exclude_numbers,
+            ExcludePunctuation=policy.exclude_punctuation,
+            ExcludeUppercase=policy.exclude_uppercase,
+            ExcludeLowercase=policy.exclude_lowercase,
+            RequireEachIncludedType=policy.require_each_included_type,
         )
-        return answer["RandomPassword"]
+        return self._ask("GetRandomPassword", None, call)["RandomPassword"]
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
         """Store a value in the version and leave AWSPENDING on it (AWS: PutSecretValue).
@@ -182,50 +171,32 @@ class SecretsManager:
 
     def list_secret_version_ids(self) -> list[str]:
         """Return the ids of all retained versions, labelled or not, newest first (AWS: ListSecretVersionIds)."""
-
-        def list_all() -> list[SecretVersionsListEntryTypeDef]:
-            page = self.client.list_secret_version_ids(SecretId=self.secret_id, IncludeDeprecated=True)
-            versions = page["Versions"]
-            while token := page.get("NextToken"):
-                page = self.client.list_secret_version_ids(
-                    SecretId=self.secret_id, IncludeDeprecated=True, NextToken=token
-                )
-                versions += page["Versions"]
-            return versions
-
+        page = partial(self.client.list_secret_version_ids, SecretId=self.secret_id, IncludeDeprecated=True)
+        list_all = partial(_every_page, page, "Versions")
         oldest_first = sorted(self._ask("ListSecretVersionIds", None, list_all), key=lambda one: one["CreatedDate"])
         return [version["VersionId"] for version in reversed(oldest_first)]
 
     def list_secrets(self) -> dict[str, str | None]:
         """Return every secret of the account and Region, and the function that rotates it (AWS: ListSecrets)."""
-
-        def list_all() -> list[SecretListEntryTypeDef]:
-            page = self.client.list_secrets(MaxResults=100)
-            secrets = page["SecretList"]
-            while token := page.get("NextToken"):
-                page = self.client.list_secrets(MaxResults=100, NextToken=token)
-                secrets += page["SecretList"]
-            return secrets
-
+        list_all = partial(_every_page, partial(self.client.list_secrets, MaxResults=100), "SecretList")
         return {one["ARN"]: one.get("RotationLambdaARN") for one in self._ask("ListSecrets", None, list_all)}
 
     def _ask(
         self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False
     ) -> _Answer:
-        """Make a call, repeat it where that may help, and turn botocore's exceptions into this project's."""
-        try:
-            return clients.repeat(call, self.deadline, patient=patient)
-        except ClientError as error:
-            failure = _read(error, operation, self.secret_id, version)
-        except BotoCoreError as error:
-            # Only the class's name: a ParamValidationError, for one, quotes the parameters.
-            what = f"{operation} got no answer from Secrets Manager: {type(error).__name__}."
-            failure = SecretsManagerError(what, hint=clients.hint_of(error))
-        except TimeoutError:
-            failure = SecretsManagerError("Secrets Manager is so slow that the function's time is up.")
-        # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit
-        # runs while the exception is being handled, could not keep it out).
-        raise failure
+        """Make a call, repeated where that may help."""
+        read = partial(_read, operation=operation, secret_id=self.secret_id, version=version)
+        return clients.ask(call, self.deadline, read, patient=patient)
+
+
+def _every_page(call: Callable[..., Any], key: str) -> list[Any]:
+    """Return what stands under the key in all pages of an answer."""
+    found, page = [], call()
+    while True:
+        found += page[key]
+        if not (token := page.get("NextToken")):
+            return found
+        page = call(NextToken=token)
 
 
 def _schedule(rules: RotationRulesTypeTypeDef) -> str | None:
@@ -233,27 +204,21 @@ def _schedule(rules: RotationRulesTypeTypeDef) -> str | None:
     return rules.get("ScheduleExpression") or (f"every {days} days" if days else None)
 
 
-def _read(error: ClientError, operation: str, secret_id: str, version: str | None) -> RotationError:
-    code = clients.code_of(error)
-    message = error.response.get("Error", {}).get("Message", "")
+def _read(failure: clients.Failure, operation: str, secret_id: str, version: str | None) -> RotationError:
+    code, words = failure.code, " ".join(failure.words.split())[:500]
     if code == "ResourceNotFoundException":
         if version is None:
             return SecretNotFoundError(f"Secrets Manager does not know the secret {secret_id}.")
         return MissingVersionError(f"Version {version} has no value.")
-    if code == "InvalidRequestException" and "delet" in message:
+    if code == "InvalidRequestException" and "delet" in words:
         return SecretDeletedError("The secret is marked for deletion.")
     if code in _ACCESS_DENIED:
         # Of the messages only this one is quoted: it names the action and the resource, and never a value.
-        return AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {_one_line(message)}")
+        return AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {words}")
     if code in _KEY_TROUBLE:
         return AccessDeniedError(
-            f"{operation} could not use the secret's KMS key ({code}): {_one_line(message)}",
+            f"{operation} could not use the secret's KMS key ({code}): {words}",
             hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the execution role; enable the key.",
         )
-    return SecretsManagerError(
-        f"{operation} failed with {code}.", hint=_CROWDED if clients.is_throttled(code) else None
-    )
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:500]
+    hint = _CROWDED if clients.is_throttled(code) else failure.hint
+    return SecretsManagerError(f"{operation} {failure.what}.", hint=hint)

@@ -58,14 +58,12 @@ def actions(statements: list[dict[str, Any]], service: str) -> set[str]:
 
 
 def called(adapter: str, service: str) -> set[str]:
-    """Return the actions behind the client's methods that an adapter calls: one call, one action."""
+    """Return the actions behind the client's methods that an adapter names, to call them: one call, one action."""
     file = ROOT / "rotation_lambda" / f"{adapter}.py"
     return {
-        f"{service}:{node.func.attr.title().replace('_', '')}".replace("Db", "DB")
+        f"{service}:{node.attr.title().replace('_', '')}".replace("Db", "DB")
         for node in ast.walk(ast.parse(file.read_text()))
-        if isinstance(node, ast.Call)
-        and isinstance(node.func, ast.Attribute)
-        and ast.unparse(node.func.value).endswith("client")
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value).endswith("client") and node.attr != "exceptions"
     }
 
 
