@@ -10,7 +10,6 @@ import time
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -211,7 +210,7 @@ def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: flo
         if plain.recv(1) != b"S":
             return None
         plain.settimeout(left())  # of the whole handshake: the ssl module counts it down
-        with context.wrap_socket(plain, server_hostname=None if _is_address(name) else name) as encrypted:
+        with context.wrap_socket(plain, server_hostname=name) as encrypted:
             der, said = encrypted.getpeercert(binary_form=True), encrypted.getpeercert()
             greeting = _Greeting(der or b"", said or {}, encrypted.version() or "")
             encrypted.settimeout(min(0.5, left()))
@@ -251,11 +250,3 @@ def _plain(text: str) -> str:
 
 def _moment(text: str) -> datetime:
     return datetime.fromtimestamp(ssl.cert_time_to_seconds(text), UTC)
-
-
-def _is_address(name: str) -> bool:
-    try:
-        ip_address(name)
-    except ValueError:
-        return False
-    return True
