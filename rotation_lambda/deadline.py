@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self, TypeVar
 
-from rotation_lambda.errors import ConfigurationError, DatabaseError, HostNotFoundError
+from rotation_lambda.errors import ConfigurationError, DatabaseError, DatabaseTimeoutError, HostNotFoundError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,6 +66,12 @@ class Deadline:
     def left(self, reserve: float = 0.0) -> float:
         """Return the seconds left before the reserve begins, 0 once it has begun."""
         return max(0.0, self.end - reserve - self.clock())
+
+    def check(self, reserve: float, what: str) -> None:
+        """Return while there are seconds left before the reserve; otherwise raise DatabaseTimeoutError, with `what`."""
+        if not self.left(reserve):
+            hint = "Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more."
+            raise DatabaseTimeoutError(what, hint=hint)
 
     def pause(self, seconds: float, reserve: float = 0.0) -> bool:
         """Sleep about so long and return True; return False at once if the next try had less than TRY_S.

@@ -15,7 +15,6 @@ from rotation_lambda.errors import (
     CredentialMismatchError,
     DatabaseError,
     DatabaseReadOnlyError,
-    DatabaseTimeoutError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
@@ -72,9 +71,8 @@ class Session(Protocol):
     def close(self) -> None: ...
     def check_identity(self) -> list[str]: ...
     def hold_role(self, login: Credential) -> None: ...
-    def change_password(self, password: str, confirm: Callable[[], None] = ...) -> None: ...
-    def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
+    def change_password(
+        self, pending: Credential, confirm: Callable[[], None] = ..., trust: Trust | None = None
     ) -> list[str]: ...
 
 
@@ -165,8 +163,7 @@ class Rotation:
             logger.warning("The password of %s is accepted, but: %s %s", label, error.what, error.hint)
             return None
         except LoginRefusedError as error:
-            what = f"{label}, version {version}: {error.what}"
-        raise LoginRefusedError(what)
+            raise LoginRefusedError(f"{label}, version {version}: {error.what}") from None
 
     def promote(self, pending: Credential) -> None:
         """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while nobody else can change the role.
@@ -180,19 +177,17 @@ class Rotation:
         nobody, and a version that was never set is never promoted.
         """
         self._check_unedited(pending)
+        blind, session = False, None
         with ExitStack() as held:
             try:
-                session = self._hold(pending)
-                if session is not None:
+                if session := self._hold(pending):
                     held.enter_context(session)
-                    self._check_in_force(self._places(pending, session.credential)[0], RESERVE_S)
+                    self._check_in_force(on_server_of(session, pending))
             except DatabaseError as error:
                 if not error.unknown or self.old_one_works or not self._was_proved():
                     raise
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
                 blind, session = True, None
-            else:
-                blind = False
             self._move(look=session is None or self.old_one_works)
         if session is None and not blind:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
@@ -217,27 +212,22 @@ class Rotation:
         try:
             self.check_pending(current, pending)
         except CredentialMismatchError as error:
-            failure = error
-        else:
-            if lost := current.other_keys_differing(pending):
-                logger.warning(
-                    "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version.",
-                    version,
-                    ", ".join(f"`{key}`" for key in lost),
+            doubt = self._disproof(current, label, version, RESERVE_S)
+            if isinstance(doubt, LoginRefusedError):
+                error.critical = True
+                error.what += (
+                    f" AWSCURRENT does not log in: {doubt.what} Store it again with the password of AWSPENDING "
+                    f"(version {self.token}), which the database may have."
                 )
-            return
-        try:
-            if session := self._prove_once(current, label, version, RESERVE_S):
-                session.close()
-        except LoginRefusedError as error:
-            failure.critical = True
-            failure.what += (
-                f" AWSCURRENT does not log in: {error.what} Store it again with the password of AWSPENDING (version "
-                f"{self.token}), which the database may have."
+            elif doubt:
+                error.what += f" Whether AWSCURRENT logs in is not known: {doubt.what}"
+            raise
+        if lost := current.other_keys_differing(pending):
+            logger.warning(
+                "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version.",
+                version,
+                ", ".join(f"`{key}`" for key in lost),
             )
-        except DatabaseError as error:
-            failure.what += f" Whether AWSCURRENT logs in is not known: {error.what}"
-        raise failure
 
     def _was_proved(self) -> bool:
         """Tell whether setSecret of this process has proved the version not long ago, with AWSCURRENT where it is."""
@@ -282,17 +272,16 @@ class Rotation:
         superuser = self.superusers.of(pending)
         return _with_row(self.database.log_in(superuser, scram_only=True, reserve=RESERVE_S), pending)
 
-    def _log_in(self, way: str, credential: Credential) -> Session:
-        """Log in; the password of a version without a label is never offered by md5."""
-        ask = partial(
-            self.database.log_in, credential, scram_only=way not in set(StagingLabel), reserve=BEFORE_CHANGE_S
-        )
-        return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
+    def _log_in(self, credential: Credential, reserve: float = BEFORE_CHANGE_S, *, scram_only: bool = False) -> Session:
+        """Log in; what gives no answer is waited for until the reserve."""
+        ask = partial(self.database.log_in, credential, scram_only=scram_only, reserve=reserve)
+        return self.deadline.wait_for(ask, reserve)
 
     def _find_way(self, login: Credential, *known: Way) -> tuple[str, Credential, Session | LoginNotAllowedError]:
         """Return whose password the database accepts, and a session, or why its door stays shut.
 
-        Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
+        The password of a version without a label is never offered by md5. Only a refused password leads to the next
+        one. Whatever else comes is raised, and nothing was changed.
         """
         refused, skipped = [], 0
         for way, credential in self._ways_in(login, *known):
@@ -302,7 +291,7 @@ class Rotation:
             orphan = way not in set(StagingLabel)
             door: Session | LoginNotAllowedError
             try:
-                door = self._log_in(way, credential)
+                door = self._log_in(credential, scram_only=orphan)
             except LoginRefusedError:
                 refused.append(way)
                 continue
@@ -359,16 +348,16 @@ class Rotation:
         others = [version for version in retained if version not in {self.versions.current, *labelled}]
         yield from ((version, f"Version {version}") for version in others)
 
-    def _trust(self, is_accepted: Callable[[str], bool], session: Session | None = None) -> Trust:
+    def _trust(self, current: Credential, is_accepted: Callable[[str], bool], session: Session | None = None) -> Trust:
         """Return what speaks for the secret beside its value; a password is tried only where the tag does not do."""
         runs_as = session.runs_as if session else None
-        return Trust(lambda user: user in self.versions.users or is_accepted(user), runs_as, self.superusers.pinned)
+        pinned = self.superusers.pinned
+        return Trust(current, lambda user: user in self.versions.users or is_accepted(user), runs_as, pinned)
 
-    def _check_in_force(self, credential: Credential, reserve: float, *, scram_only: bool = False) -> None:
+    def _check_in_force(self, credential: Credential, *, scram_only: bool = False) -> None:
         """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
-        ask = partial(self.database.log_in, credential, scram_only=scram_only, reserve=reserve)
         with suppress(LoginNotAllowedError):
-            self.deadline.wait_for(ask, reserve).close()
+            self._log_in(credential, RESERVE_S, scram_only=scram_only).close()
 
     def _move(self, *, look: bool) -> None:
         """Move AWSCURRENT, after a look at the labels where no row is held, or where the old password works."""
@@ -404,53 +393,60 @@ class Rotation:
         """Change a password, again where fresh logins may find another state: a twin's change, a new primary."""
         return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=may_pass)
 
-    def _came_true(self, error: PasswordChangeError, pending: Credential) -> bool:
-        """Tell whether a change whose COMMIT was not confirmed is in force, by a login; then nothing is in doubt."""
-        return error.in_doubt and self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S) is None
+    def _change(
+        self, session: Session, pending: Credential, confirm: Callable[[], None], trust: Trust | None = None
+    ) -> float:
+        """Have a session change the password of AWSPENDING's user; return when, by the deadline's clock.
 
-    def _check_time(self) -> None:
-        """Return when there is time enough to change a password and to put it back; nothing is left half done."""
-        if not self.deadline.left(BEFORE_CHANGE_S):
-            raise DatabaseTimeoutError(
-                f"Less than {BEFORE_CHANGE_S:.0f} seconds of the function's time are left, too little to change the "
-                "password and to verify it.",
-                hint="Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more.",
-            )
+        Nothing is begun that could not be verified and put back. Of a COMMIT without an answer a login tells whether it
+        came true.
+        """
+        self.deadline.check(
+            BEFORE_CHANGE_S,
+            f"Less than {BEFORE_CHANGE_S:.0f} seconds of the function's time are left, too little to change the "
+            "password and to verify it.",
+        )
+        try:
+            for note in session.change_password(pending, confirm, trust):
+                logger.warning(note)
+        except PasswordChangeError as error:
+            if not error.in_doubt or self._disproof_of_pending(on_server_of(session, pending)):
+                raise
+        return self.deadline.clock()
 
-    def _change_by(self, superuser: Credential, current: Credential, pending: Credential, trust: Trust) -> Session:
-        """Have the superuser change the password of AWSPENDING's user; return its session, which stays open.
+    def _change_by_superuser(self, pending: Credential, trust: Trust, verify: Callable[[Session], None]) -> None:
+        """Have the secret's superuser change the password of AWSPENDING's user, and the strategy verify it.
 
         The labels are looked at right before COMMIT: from ALTER ROLE on PostgreSQL keeps every other change of the role
         waiting, so that a rotation which was replaced meanwhile does not undo the password of the new one.
         """
-        with ExitStack() as opened:
-            session = opened.enter_context(self._log_in_superuser(superuser))
-            self._check_time()
+        superuser = self.superusers.of(trust.current)
+
+        def change() -> float:
             try:
-                notes = session.change_password_of(current, pending, self._check_labels, trust)
-            except PasswordChangeError as error:
-                if not self._came_true(error, self._places(pending, superuser)[0]):
-                    raise
-                notes = []
-            for note in notes:
-                logger.warning(note)
-            opened.pop_all()
-        return session
+                session = self._log_in(superuser, scram_only=True)
+            except LoginRefusedError as error:
+                raise LoginRefusedError(
+                    f"The superuser of `masterarn`: {error.what}",
+                    hint=f"Its own rotation may be at work: Secrets Manager retries this one. If not: {error.hint}",
+                ) from None
+            with session:
+                changed = self._change(session, pending, self._check_labels, trust)
+                verify(session)
+            return changed
 
-    def _places(self, pending: Credential, superuser: Credential) -> list[Credential]:
-        """Return where a changed password has to log in: on the superuser's server first, if that is another."""
-        return [pending] if pending.address == superuser.address else [pending.at(superuser), pending]
-
-    def _log_in_superuser(self, superuser: Credential) -> Session:
-        ask = partial(self.database.log_in, superuser, scram_only=True, reserve=BEFORE_CHANGE_S)
-        try:
-            return self.deadline.wait_for(ask, BEFORE_CHANGE_S)
-        except LoginRefusedError as error:
-            what = f"The superuser of `masterarn`: {error.what}"
-        raise LoginRefusedError(
-            what,
-            hint=f"Its own rotation may be at work: Secrets Manager retries this one. If not: {LoginRefusedError.hint}",
+        self._remember(self._start_over(change))
+        logger.info(
+            "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
         )
+
+    def _disproof_of_pending(self, pending: Credential, *, lags: bool = False) -> DatabaseError | None:
+        return self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S, lags=lags)
+
+    def _disproof_elsewhere(self, pending: Credential, session: Session) -> DatabaseError | None:
+        """Return why AWSPENDING does not log in at the secret's own host, where that is not the superuser's."""
+        there = on_server_of(session, pending)
+        return None if there is pending else self._disproof_of_pending(pending, lags=True)
 
     def _check_labels(self) -> None:
         """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
@@ -478,6 +474,12 @@ class Rotation:
             if session is not None:
                 session.close()
             return None
+
+
+def on_server_of(session: Session, login: Credential) -> Credential:
+    """Return the login on the server of a superuser's session, if that is another than its own."""
+    there = session.credential
+    return login if login.address == there.address else login.at(there)
 
 
 def shows(database: Database, credential: Credential, door: Session | DatabaseError | None) -> bool:

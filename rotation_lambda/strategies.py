@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
 from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
 from rotation_lambda.errors import (
-    DatabaseError,
     InvalidSecretError,
     LoginNotAllowedError,
     LoginRefusedError,
@@ -20,7 +20,7 @@ from rotation_lambda.errors import (
     VerificationFailedError,
     VersionNotPendingError,
 )
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, shows
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, on_server_of, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 
@@ -44,32 +44,30 @@ class SingleUser(Rotation):
         Whoever meets another's change of the role starts over with fresh logins: what let it in may be refused now. So
         does who meets a standby: after a failover the same name leads to the new primary before long.
         """
-        self._start_over(lambda: self._change(current, pending))
+        self._start_over(lambda: self._change_own(current, pending))
 
-    def _change(self, current: Credential, pending: Credential) -> None:
+    def _change_own(self, current: Credential, pending: Credential) -> None:
         known = (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending)
         way, credential, door = self._find_way(current, *known)
-        if isinstance(door, LoginNotAllowedError):
-            if way != StagingLabel.PENDING:
-                raise door
-            logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
-            self._remember(None)
+        if way == StagingLabel.PENDING:
+            self._leave_as_set(door)
             return
+        if isinstance(door, LoginNotAllowedError):
+            raise door
         with door as session:
-            if way == StagingLabel.PENDING:
-                logger.info("The database accepts AWSPENDING already; nothing to do.")
-                self._remember(None)
-                return
-            self._check_time()
-            try:
-                session.change_password(pending.password, lambda: self._check_unchanged(way, credential))
-            except PasswordChangeError as error:
-                if not self._came_true(error, pending):
-                    raise
-            changed = self.deadline.clock()
-            self._verify(current, pending, partial(session.change_password, current.password, self._check_labels))
-            self._remember(changed)
-            logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
+            changed = self._change(session, pending, lambda: self._check_unchanged(way, credential))
+            self._verify(current, pending, partial(session.change_password, current, self._check_labels))
+        self._remember(changed)
+        logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
+
+    def _leave_as_set(self, door: Session | LoginNotAllowedError) -> None:
+        """Do no more: the database accepts AWSPENDING."""
+        if isinstance(door, LoginNotAllowedError):
+            logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
+        else:
+            door.close()
+        self._remember(None)
+        logger.info("The database accepts AWSPENDING already; nothing to do.")
 
     def _check_unchanged(self, way: str, credential: Credential) -> None:
         """Return while labels and password are what let us in, in the moment before the change is committed.
@@ -78,13 +76,11 @@ class SingleUser(Rotation):
         our COMMIT PostgreSQL keeps every other change of the role waiting. Raises PasswordChangeError, as for a twin.
         """
         try:
-            self._check_in_force(credential, RESERVE_S, scram_only=way not in set(StagingLabel))
+            self._check_in_force(credential, scram_only=way not in set(StagingLabel))
         except LoginRefusedError as error:
             what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
-        else:
-            self._check_labels()
-            return
-        raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE)
+            raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
+        self._check_labels()
 
     def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
@@ -94,10 +90,7 @@ class SingleUser(Rotation):
         before: else `put_back` is None. Who meets another's change starts over with fresh logins.
         """
         now = StagingLabel.CURRENT, self.versions.current
-        while True:
-            reason = self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S)
-            if reason is None:
-                return
+        while reason := self._disproof_of_pending(pending):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
             if put_back is None:
@@ -105,17 +98,15 @@ class SingleUser(Rotation):
             try:
                 self._check_labels()
                 doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
-                if doubt is not None:
+                if doubt:
                     put_back()
                     self.measure("Recovered", 1)
                     doubt = self._disproof(current, *now)
             except VersionNotPendingError as error:
                 raise VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
-            except DatabaseError as error:
+            except RotationError as error:
                 if is_anothers(error) and self.deadline.pause(1.0):
                     continue
-                doubt = error
-            except RotationError as error:
                 doubt = error
             if doubt is None:
                 raise VerificationFailedError(f"{found} AWSCURRENT (version {now[1]}) is in force again, and logs in.")
@@ -136,33 +127,29 @@ class BySuperuser(SingleUser):
 
         One of the secret's passwords, or its tag, shows that it is for this user.
         """
+        way, proved = "", False
         try:
             way, _, door = self._find_way(current, (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending))
         except LoginRefusedError as error:
             logger.warning("%s Only the secret's tag can show that it is for this user.", error.what)
-            way, proved = "", False
         else:
+            if way == StagingLabel.PENDING:
+                self._leave_as_set(door)
+                return
             proved = shows(self.database, current, door)
-        if way == StagingLabel.PENDING:
-            self._remember(None)
-            logger.info("The database accepts AWSPENDING already; nothing to do.")
-            return
-        trust = self._trust(lambda _: proved)
-        superuser = self.superusers.of(current)
-        on_writer, *elsewhere = self._places(pending, superuser)
-        with self._start_over(lambda: self._change_by(superuser, current, pending, trust)) as session:
-            changed = self.deadline.clock()
-            back = partial(session.change_password_of, current, current, self._check_labels, trust)
-            known = way == StagingLabel.CURRENT
-            self._verify(current.at(superuser) if elsewhere else current, on_writer, back if known else None)
-            for place in elsewhere:
-                if reason := self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True):
-                    raise UnprovenPasswordError(
-                        f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it "
-                        f"logs in at the writer: {reason.what}"
-                    )
-        self._remember(changed)
-        logger.info("Changed the password by the superuser %a; a login proved AWSPENDING.", superuser.username)
+
+        def verify(session: Session) -> None:
+            trusted = partial(session.change_password, current, self._check_labels, trust)
+            back = trusted if way == StagingLabel.CURRENT else None
+            self._verify(on_server_of(session, current), on_server_of(session, pending), back)
+            if reason := self._disproof_elsewhere(pending, session):
+                raise UnprovenPasswordError(
+                    f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it logs "
+                    f"in at the writer: {reason.what}"
+                )
+
+        trust = self._trust(current, lambda _: proved)
+        self._change_by_superuser(pending, trust, verify)
 
 
 class AlternatingUsers(Rotation):
@@ -189,23 +176,20 @@ class AlternatingUsers(Rotation):
         log_in = super()._prove_once  # whoever the session runs as: what it is to be, its superuser sees to
         session = self.deadline.wait_for(partial(log_in, current, label, version, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
         proved = shows(self.database, current, session)
-        trust = self._trust(lambda user: proved if user == current.username else self._is_accepted(pending), session)
-        superuser = self.superusers.of(current)
-        with self._start_over(lambda: self._change_by(superuser, current, pending, trust)):
-            on_writer, *elsewhere = self._places(pending, superuser)
-            reason = self._disproof(on_writer, StagingLabel.PENDING, self.token, RESERVE_S)
-            for place in elsewhere:
-                reason = reason or self._disproof(place, StagingLabel.PENDING, self.token, RESERVE_S, lags=True)
-        if reason is not None:
-            raise VerificationFailedError(
-                f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not log "
-                f"in: {reason.what} AWSCURRENT (version {self.versions.current}) was not touched.",
-                hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
-            )
-        self._remember(None)
-        logger.info(
-            "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
-        )
+
+        def is_accepted(user: str) -> bool:
+            return proved if user == current.username else self._is_accepted(pending)
+
+        def verify(session: Session) -> None:
+            reason = self._disproof_of_pending(on_server_of(session, pending))
+            if reason := reason or self._disproof_elsewhere(pending, session):
+                raise VerificationFailedError(
+                    f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not "
+                    f"log in: {reason.what} AWSCURRENT (version {self.versions.current}) was not touched.",
+                    hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
+                )
+
+        self._change_by_superuser(pending, self._trust(current, is_accepted, session), verify)
 
     def _is_accepted(self, login: Credential) -> bool:
         """Tell whether a password that the secret has, or had, for the login's user is in force."""
@@ -223,17 +207,14 @@ class AlternatingUsers(Rotation):
         try:
             session = self.database.log_in(credential, reserve=reserve)
         except LoginRefusedError as error:
-            what = f"{label}, version {version}: {error.what}"
-        else:
-            try:
-                owned = session.check_identity()
-            except BaseException:
-                session.close()
-                raise
-            if owned:
-                logger.info("The clone of %a owns in this database: %s.", credential.original, ", ".join(owned))
-            return session
-        raise LoginRefusedError(what)
+            raise LoginRefusedError(f"{label}, version {version}: {error.what}") from None
+        with ExitStack() as opened:
+            opened.push(session)
+            owned = session.check_identity()
+            opened.pop_all()
+        if owned:
+            logger.info("The clone of %a owns in this database: %s.", credential.original, ", ".join(owned))
+        return session
 
 
 KINDS: dict[Strategy, type[SingleUser | AlternatingUsers]] = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,6 @@ from rotation_lambda.credential import SslMode
 from rotation_lambda.errors import (
     AuthenticationMethodError,
     ConnectionFailedError,
-    DatabaseError,
     DatabaseTimeoutError,
     HostNotFoundError,
     TlsError,
@@ -81,13 +81,11 @@ class Postgres:
         Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
         a server that asks for clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
         """
-        seconds = min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
-        if not seconds:
-            raise DatabaseTimeoutError(
-                f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows.",
-                hint="Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more.",
-            )
-        end = time.monotonic() + seconds
+        self.deadline.check(
+            reserve,
+            f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows.",
+        )
+        end = time.monotonic() + min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
         try:
             return self._connect(credential, SCRAM, end)
         except AuthenticationMethodError as error:
@@ -114,41 +112,38 @@ class Postgres:
         end = time.monotonic() + seconds
         host, port = credential.address
         name = credential.tls_server_name or host
-        connection = None
         try:
-            connection = psycopg2.connect(
-                host=name,
-                hostaddr=address,
-                port=port,
-                dbname=credential.dbname,
-                user=credential.username,
-                password=credential.password,
-                require_auth=require_auth,
-                sslmode=str(credential.sslmode or self.sslmode),
-                sslrootcert=tls.roots_for(self.sslrootcert, name) if self.verifies(credential) else "",
-                sslcertmode="disable",
-                channel_binding="prefer",
-                gssencmode="disable",
-                client_encoding="UTF8",
-                options=OPTIONS,
-                application_name="rotation_lambda",
-                async_=True,
-            )
-            wait(connection, seconds)
-            session = Session(connection, credential, require_auth, self.deadline)
-            session.look_around(max(0.0, end - time.monotonic()))
+            with ExitStack() as opened:
+                connection = psycopg2.connect(
+                    host=name,
+                    hostaddr=address,
+                    port=port,
+                    dbname=credential.dbname,
+                    user=credential.username,
+                    password=credential.password,
+                    require_auth=require_auth,
+                    sslmode=str(credential.sslmode or self.sslmode),
+                    sslrootcert=tls.roots_for(self.sslrootcert, name) if self.verifies(credential) else "",
+                    sslcertmode="disable",
+                    channel_binding="prefer",
+                    gssencmode="disable",
+                    client_encoding="UTF8",
+                    options=OPTIONS,
+                    application_name="rotation_lambda",
+                    async_=True,
+                )
+                opened.callback(connection.close)
+                wait(connection, seconds)
+                session = Session(connection, credential, require_auth, self.deadline)
+                session.look_around(max(0.0, end - time.monotonic()))
+                opened.pop_all()
+                return session
         except psycopg2.Error as error:
             failure = read_answer(str(error), credential)
         except TimeoutError:
             failure = DatabaseTimeoutError(
                 f"{name_login(credential)}: no answer from {address} within {seconds:.1f} seconds."
             )
-        except DatabaseError as error:
-            failure = error
-        else:
-            return session
-        if connection is not None:
-            connection.close()
         if isinstance(failure, TlsError) and failure.hint is TlsError.hint:
             failure = self._explain(failure, address, credential)
         raise failure

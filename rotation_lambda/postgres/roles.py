@@ -205,7 +205,7 @@ class Plan:
     notes: list[str]
 
 
-def make_plan(roles: Roles, current: Credential, pending: Credential, trust: Trust) -> Plan:
+def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
     """Return what brings AWSPENDING's user to what its strategy needs: a clone into step, all others not at all.
 
     The user in use is never touched, nor an original. Raises RoleNotPreparedError where a role is missing, where
@@ -213,6 +213,7 @@ def make_plan(roles: Roles, current: Credential, pending: Credential, trust: Tru
     the hint has the statements to run only where they give nothing to, and take nothing from, a role that nobody but
     the secret or the role itself has named.
     """
+    current = trust.current
     mine, other = roles.found.get(current.username), roles.found.get(pending.username)
     is_clone = not current.usernames and pending.username not in {current.username, current.original}
     if mine is None or (other is None and not is_clone):

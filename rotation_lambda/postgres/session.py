@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg2
 from psycopg2.extensions import encrypt_password
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from rotation_lambda.credential import Credential
     from rotation_lambda.deadline import Deadline
     from rotation_lambda.trust import Trust
+
+_Result = TypeVar("_Result")
 
 STATEMENT_TIMEOUT_S = 5.0
 LOCK_TIMEOUT_S = 3.0
@@ -176,32 +178,32 @@ class Session:
         identity.check(self.credential)
         return identity.clone_owns
 
-    def plan(self, current: Credential, pending: Credential, trust: Trust) -> roles.Plan:
-        """Return what change_password_of() would do beside changing the password; nothing is changed."""
+    def plan(self, pending: Credential, trust: Trust) -> roles.Plan:
+        """Return what a superuser's change_password() would do beside changing the password; nothing is changed."""
         version = self._connection.info.server_version
-        rows = self._ask(roles.QUERY, roles.parameters(current, pending, version))
-        found = roles.Roles(roles.read_roles(rows), self.credential.username, version)
-        return roles.make_plan(found, current, pending, trust)
+        rows = self._execute(roles.QUERY, roles.parameters(trust.current, pending, version))
+        return roles.make_plan(roles.Roles(roles.read_roles(rows), self.credential.username, version), pending, trust)
 
-    def rehearse(self, current: Credential, pending: Credential, trust: Trust) -> roles.Plan:
-        """Do what change_password_of() does before it changes the password, roll it back, and return what that was.
+    def rehearse(self, pending: Credential, trust: Trust) -> roles.Plan:
+        """Do what a superuser's change_password() does before it changes the password; roll it back, and return it.
 
         The errors are the same.
         """
-        try:
+
+        def try_out() -> roles.Plan:
             self._execute(_BEGIN)
-            plan = self.plan(current, pending, trust)
-            self._carry_out(plan.changes)
+            plan = self._prepare(pending, trust)
             self._execute("ROLLBACK")
-        except (psycopg2.Error, TimeoutError) as error:
-            failure = _read_change_failure(error, self.credential, committing=False)
-        else:
             return plan
-        raise failure
 
-    def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
-        """Give the session's own user another password, in one transaction.
+        return self._attempt(try_out)
 
+    def change_password(
+        self, pending: Credential, confirm: Callable[[], None] = lambda: None, trust: Trust | None = None
+    ) -> list[str]:
+        """Give AWSPENDING's user its password, in one transaction; return what an administrator should know.
+
+        The user is the session's own; or a superuser's session does it, by `trust`, with what roles.make_plan() says.
         `confirm` is asked right before COMMIT, when PostgreSQL keeps every other change of the role waiting: what it
         raises is raised, and no password was changed once this session is closed.
 
@@ -211,10 +213,14 @@ class Session:
         asks for SCRAM. SESSION_USER needs no quoting of a hostile name, and SET LOCAL ROLE NONE undoes the role that a
         session may have been started under (PostgreSQL, ALTER ROLE … SET role).
 
-        Raises DatabaseReadOnlyError, RoleLockedError or PasswordChangeError. After either the old password holds,
-        unless the message says that COMMIT was not confirmed.
+        Raises DatabaseReadOnlyError, RoleLockedError, RoleNotPreparedError or PasswordChangeError. After each the old
+        password holds, unless the message says that COMMIT was not confirmed.
         """
-        self._change("SESSION_USER", self._verifier_of(self.credential.with_password(password)), confirm)
+        notes = self._attempt(lambda: self._alter(_CHANGE, pending, trust))
+        confirm()
+        seconds = max(ANSWER_TIMEOUT_S, self._deadline.left(RESERVE_S))  # what is given up now may come true later
+        self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
+        return notes
 
     def hold_role(self, login: Credential) -> None:
         """Keep everybody else from changing the user's password, in any database, until this session is closed.
@@ -223,57 +229,30 @@ class Session:
         password that it has, in a transaction that is never committed, of the user's own or of a superuser's. Raises
         what change_password() raises where the row cannot be had; nothing is held then.
         """
-        own = login.username == self.credential.username
-        role = "SESSION_USER" if own else roles.quote_name(login.username)
         if self._connection.info.server_version >= _EMPTY_ALTER:
-            self._attempt(lambda: self._execute(f"{_BEGIN}; ALTER ROLE {role}"))
-            return
-        verifier = self._verifier_of(login)
-        self._attempt(lambda: self._alter(_BEGIN, role, verifier))
+            self._attempt(lambda: self._execute(f"{_BEGIN}; ALTER ROLE {self._name_role(login)}"))
+        else:
+            self._attempt(lambda: self._alter(_BEGIN, login))
 
-    def _verifier_of(self, login: Credential) -> str:
+    def _alter(self, begin: str, pending: Credential, trust: Trust | None = None) -> list[str]:
         algorithm = SCRAM
         if self.authentication == MD5:
-            [(algorithm,)] = self._ask("SHOW password_encryption")
-        return str(encrypt_password(login.password, login.username, self._connection, algorithm))
-
-    def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
-    ) -> list[str]:
-        """Give AWSPENDING's user its password, as a superuser, in one transaction with what roles.make_plan() says.
-
-        The verifier is always SCRAM's, which pg_hba.conf's md5 takes as well. Returns what an administrator should
-        know. `confirm` and the errors are those of change_password(), and RoleNotPreparedError: nothing was changed.
-        """
-        notes = []
-
-        def prepare() -> None:
-            plan = self.plan(current, pending, trust)
-            self._carry_out(plan.changes)
-            notes.extend(plan.notes)
-
-        self._change(roles.quote_name(pending.username), self._verifier_of(pending), confirm, prepare)
+            [(algorithm,)] = self._execute("SHOW password_encryption")
+        verifier = str(encrypt_password(pending.password, pending.username, self._connection, algorithm))
+        self._execute(begin)
+        notes = self._prepare(pending, trust).notes if trust else []
+        self._execute(f"ALTER ROLE {self._name_role(pending).replace('%', '%%')} PASSWORD %s", (verifier,))
         return notes
 
-    def _change(
-        self, role: str, verifier: str, confirm: Callable[[], None], prepare: Callable[[], None] = lambda: None
-    ) -> None:
-        self._attempt(lambda: self._alter(_CHANGE, role, verifier, prepare))
-        confirm()
-        seconds = max(ANSWER_TIMEOUT_S, self._deadline.left(RESERVE_S))  # what is given up now may come true later
-        self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
+    def _name_role(self, login: Credential) -> str:
+        return "SESSION_USER" if login.username == self.credential.username else roles.quote_name(login.username)
 
-    def _alter(self, begin: str, role: str, verifier: str, prepare: Callable[[], None] = lambda: None) -> None:
-        self._execute(begin)
-        prepare()
-        self._execute(f"ALTER ROLE {role.replace('%', '%%')} PASSWORD %s", (verifier,))
-
-    def _attempt(self, change: Callable[[], object], *, committing: bool = False) -> None:
+    def _attempt(self, change: Callable[[], _Result], *, committing: bool = False) -> _Result:
         """Do what changes a role, and turn psycopg2's exceptions into this project's."""
         if self.in_recovery:
             raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         try:
-            change()
+            return change()
         except (psycopg2.Error, TimeoutError) as error:
             failure = _read_change_failure(error, self.credential, committing=committing)
             with suppress(psycopg2.Error, TimeoutError):
@@ -282,14 +261,13 @@ class Session:
                     holders = ", ".join(ascii(holder) for (holder,) in self._execute(HOLDERS)) or "none any more"
                     what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
                     failure = RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
-        else:
-            return
         raise failure
 
-    def _carry_out(self, changes: list[roles.Change]) -> None:
-        """Do all that can be done; raise RoleNotPreparedError with all the statements that somebody else has to run."""
+    def _prepare(self, pending: Credential, trust: Trust) -> roles.Plan:
+        """Do what is planned, all that can be done; raise RoleNotPreparedError with what somebody else has to run."""
+        plan = self.plan(pending, trust)
         denied, reasons = [], []
-        for change in changes:
+        for change in plan.changes:
             try:
                 self._execute(f"SAVEPOINT change; {change.statement}; RELEASE SAVEPOINT change")
             except psycopg2.Error as error:
@@ -299,11 +277,12 @@ class Session:
                 reasons.append(_cause(error))
                 self._execute("ROLLBACK TO SAVEPOINT change")
         if denied:
-            wanted = [change.first or str(change) for change in changes if change.first or change in denied]
+            wanted = [change.first or str(change) for change in plan.changes if change.first or change in denied]
             raise RoleNotPreparedError(
                 f"{name_login(self.credential)}: the superuser may not do all that the strategy needs ({reasons[0]}).",
                 hint=f"Run as a role that may: {' '.join(wanted)}",
             )
+        return plan
 
     def _ask(self, query: str, parameters: object = None, seconds: float = ANSWER_TIMEOUT_S) -> list[tuple[Any, ...]]:
         """Run a query whose failure says nothing about a password."""
@@ -331,19 +310,16 @@ class Session:
 def _read_change_failure(
     error: psycopg2.Error | TimeoutError, credential: Credential, *, committing: bool
 ) -> DatabaseError:
-    sqlstate = getattr(error, "pgcode", None)
+    sqlstate, cause = getattr(error, "pgcode", None), _cause(error)
     if sqlstate in _READ_ONLY:
-        return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({_cause(error)}).")
-    in_doubt = committing and _ROLLED_BACK not in str(error)
-    if in_doubt:
-        what = "COMMIT was not confirmed, so the new password is in force, or will be, or not"
-    else:
-        what = "ALTER ROLE was not carried out, the old password holds"
-    hint = _IN_DOUBT if in_doubt else _CHANGE_HINTS.get(sqlstate or "")
-    if "not a plain text" in _cause(error):
+        return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({cause}).")
+    what, hint = "ALTER ROLE was not carried out, the old password holds", _CHANGE_HINTS.get(sqlstate or "")
+    if in_doubt := committing and _ROLLED_BACK not in str(error):
+        what, hint = "COMMIT was not confirmed, so the new password is in force, or will be, or not", _IN_DOUBT
+    if "not a plain text" in cause:
         hint = _PLAIN_TEXT_WANTED
     return PasswordChangeError(
-        f"{name_login(credential)}: {what} ({_cause(error)}).", sqlstate=sqlstate, hint=hint, in_doubt=in_doubt
+        f"{name_login(credential)}: {what} ({cause}).", sqlstate=sqlstate, hint=hint, in_doubt=in_doubt
     )
 
 

@@ -106,7 +106,9 @@ class SessionLook(DatabaseLook):
         shown = shows(self.database, current, self.door)
         answer, users = self.doors[StagingLabel.CURRENT], self.versions.users
         runs_as = None if isinstance(answer, DatabaseError) else answer.runs_as
-        self.trust = Trust(lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned)
+        self.trust = Trust(
+            self.current, lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned
+        )
         self.superuser = superuser = self.superusers.of(current)
         (host, port), same = superuser.address, superuser.address == current.address
         seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
@@ -156,7 +158,7 @@ class SessionLook(DatabaseLook):
             if own.action:
                 return own
             login = self.current.with_password(self.current.password, self.user)
-            plan = session.rehearse(self.current, login, self.trust)
+            plan = session.rehearse(login, self.trust)
         seen = f"the superuser may set the password of {self.user!a}"
         if plan.changes:
             seen += f", and will do before: {' '.join(map(str, plan.changes))}"

@@ -61,5 +61,5 @@ def test_the_sql_for_a_clone_is_what_the_code_would_run() -> None:
     original = roles.Role("app", [], True, True, 20, "2030-01-01 00:00:00+00", given)  # noqa: FBT003 - a row's columns
     current = credential.Credential("h", 5432, "shop", "app", "old")
     found = roles.Roles({"app": original}, "master", 160000)
-    plan = roles.make_plan(found, current, current.with_password("new", "app_clone"), trust.Trust(lambda _: True))
+    plan = roles.make_plan(found, current.with_password("new", "app_clone"), trust.Trust(current, lambda _: True))
     assert [str(change) for change in plan.changes] == shown.splitlines()

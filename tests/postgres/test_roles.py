@@ -46,8 +46,8 @@ def plan(
     Of AWSCURRENT's user and of those that are `ours` a password is accepted, or the secret's tag names them.
     """
     known = roles.Roles({role.name: role for role in found}, "master", version)
-    trust = Trust(lambda user: user in ours, runs_as, pinned)
-    return roles.make_plan(known, credential(current, *usernames), credential(pending, *usernames), trust)
+    trust = Trust(credential(current, *usernames), lambda user: user in ours, runs_as, pinned)
+    return roles.make_plan(known, credential(pending, *usernames), trust)
 
 
 def statements(*found: roles.Role, **how: Any) -> list[str]:  # noqa: ANN401 - plan()'s own
@@ -444,7 +444,7 @@ class TestDoubt:
             return True
 
         known = roles.Roles({"app": APP, "app_clone": IN_STEP}, "master", 170000)
-        roles.make_plan(known, credential("app"), credential("app_clone"), Trust(is_ours))
+        roles.make_plan(known, credential("app_clone"), Trust(credential("app"), is_ours))
         assert asked == ["app"]
 
 
@@ -568,7 +568,7 @@ class TestSuperuserWhoMayNotAlter:
     def test_is_quoted_whatever_its_name(self) -> None:
         found = roles.Roles({"app": replace(APP, creates=False)}, 'ma"ster', 170000)
         with pytest.raises(errors.RoleNotPreparedError) as caught:
-            roles.make_plan(found, credential("app"), credential("app"), Trust(lambda _: True, pinned=True))
+            roles.make_plan(found, credential("app"), Trust(credential("app"), lambda _: True, pinned=True))
         assert 'ALTER ROLE "ma""ster" CREATEROLE;' in caught.value.hint
 
 

@@ -144,7 +144,7 @@ class TestContract:
 
     def test_changes_the_password(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
         with subject.database.log_in(subject.credential.with_password("new")):
             pass
         with pytest.raises(errors.LoginRefusedError):
@@ -160,10 +160,10 @@ class TestContract:
                 subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
                 pytest.raises(errors.RoleLockedError),
             ):
-                other.change_password("the other's")
+                other.change_password(other.credential.with_password("the other's"))
         subject.database.log_in(subject.credential).close()
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
 
     def test_lets_a_user_in_as_often_as_it_may_be(self, subject: Subject) -> None:
         """After that the password still tells a refusal from a shut door."""
@@ -177,18 +177,18 @@ class TestContract:
     def test_changes_nothing_once_its_session_has_ended(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
             with pytest.raises(errors.PasswordChangeError) as caught:
-                session.change_password("new", subject.end_sessions)
+                session.change_password(session.credential.with_password("new"), subject.end_sessions)
             assert caught.value.in_doubt
             with pytest.raises(errors.PasswordChangeError) as caught:
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
             assert not caught.value.in_doubt
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
 
     def test_changes_it_back_in_the_same_session(self, subject: Subject) -> None:
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new")
-            session.change_password(subject.credential.password)
+            session.change_password(session.credential.with_password("new"))
+            session.change_password(session.credential.with_password(subject.credential.password))
         with subject.database.log_in(subject.credential):
             pass
 
@@ -199,16 +199,16 @@ class TestContract:
                 subject.database.log_in(subject.credential.with_password("new"))
 
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new", look)
+            session.change_password(session.credential.with_password("new"), look)
 
     def test_rolls_a_change_back_that_was_not_confirmed(self, subject: Subject) -> None:
         def fail() -> None:
             raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError), subject.database.log_in(subject.credential) as session:
-            session.change_password("new", fail)
+            session.change_password(session.credential.with_password("new"), fail)
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("newer")
+            session.change_password(session.credential.with_password("newer"))
 
     @pytest.mark.usefixtures("impatient")
     def test_keeps_every_other_change_of_the_role_waiting_in_every_database(self, subject: Subject) -> None:
@@ -219,10 +219,10 @@ class TestContract:
                 subject.database.log_in(replace(subject.credential, dbname="template1")) as other,
                 pytest.raises(errors.RoleLockedError),
             ):
-                other.change_password("the other's")
+                other.change_password(other.credential.with_password("the other's"))
 
         with subject.database.log_in(subject.credential) as session:
-            session.change_password("new", change_too)
+            session.change_password(session.credential.with_password("new"), change_too)
         subject.database.log_in(subject.credential.with_password("new")).close()
 
     @pytest.mark.parametrize("commits", [True, False])
@@ -232,7 +232,7 @@ class TestContract:
 
         def change_too() -> None:
             try:
-                other.change_password("the other's")
+                other.change_password(other.credential.with_password("the other's"))
             except errors.PasswordChangeError as error:
                 outcome.append(error.sqlstate)
 
@@ -245,7 +245,7 @@ class TestContract:
         waiter = threading.Thread(target=change_too)
         with subject.database.log_in(subject.credential) as other:
             with suppress(ZeroDivisionError), subject.database.log_in(subject.credential) as session:
-                session.change_password("new", be_waited_for)
+                session.change_password(session.credential.with_password("new"), be_waited_for)
             waiter.join()
         assert outcome == (["XX000"] if commits else [])
         in_force = "new" if commits else "the other's"
@@ -310,7 +310,7 @@ class TestChangePassword:
                     return
                 with door(server).log_in(credential(role)) as session:
                     assert session.authentication == stored
-                    session.change_password("new")
+                    session.change_password(session.credential.with_password("new"))
                 door(server).log_in(credential(role, password="new")).close()
                 assert isinstance(refusal(role), errors.LoginRefusedError)
         finally:
@@ -336,7 +336,7 @@ class TestChangePassword:
         any_role.alter(f"SET {setting}")
         with door(any_role.server).log_in(credential(any_role)) as session:
             time.sleep(1.2 if "idle" in setting else 0)
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
         assert any_role.lets_in("new")
 
     @pytest.mark.parametrize("name", ROLES)
@@ -358,7 +358,7 @@ class TestChangePassword:
         role = make_role(postgres, password=password)
         change(role)
         with door(postgres).log_in(credential(role, password="new")) as session:
-            session.change_password(password)
+            session.change_password(session.credential.with_password(password))
         door(postgres).log_in(credential(role)).close()
 
     @pytest.mark.parametrize("dbname", ["host=elsewhere", "postgresql://elsewhere/x", "a b", "'", '"', "ü"])
@@ -373,14 +373,14 @@ class TestChangePassword:
     def test_says_that_another_transaction_stands_in_the_way(self, role: Role) -> None:
         session = door(role.server).log_in(credential(role))
         with session, lock_of(role), pytest.raises(errors.RoleLockedError):
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
         assert role.lets_in(role.password)
 
     def test_is_taken_by_passwordcheck_but_for_the_roles_own_name(self, make_role: Callable[..., Role]) -> None:
         with run_postgres(settings={"shared_preload_libraries": "passwordcheck"}) as server:
             role = make_role(server)
             with door(server).log_in(credential(role)) as session, pytest.raises(errors.PasswordChangeError) as caught:
-                session.change_password(role.name)
+                session.change_password(session.credential.with_password(role.name))
             change(role)
             assert role.lets_in("new")
         assert caught.value.sqlstate == "22023"
@@ -399,7 +399,7 @@ class TestChangePassword:
         with door(role.server).log_in(credential(role)) as session:
             session.in_recovery = True
             with pytest.raises(errors.DatabaseReadOnlyError):
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
         assert role.lets_in(role.password)
 
     def test_reads_a_server_that_takes_no_changes_as_read_only(self, role: Role) -> None:
@@ -417,7 +417,7 @@ class TestChangePassword:
         with door(role.server).log_in(credential(role)) as session:
             end_sessions_of(role)
             with pytest.raises(errors.PasswordChangeError, match="the old password holds"):
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
         assert role.lets_in(role.password)
 
 
@@ -430,7 +430,7 @@ class TestHeldRow:
         with database.log_in(credential(any_role)) as first, database.log_in(credential(any_role)) as second:
             first.hold_role(credential(any_role))
             with pytest.raises(errors.RoleLockedError) as caught:
-                second.change_password("new")
+                second.change_password(second.credential.with_password("new"))
         assert re.search(rf"process \d+ of user '{any_role.name}'", caught.value.what)
         assert any_role.lets_in(any_role.password)
 
@@ -443,10 +443,10 @@ class TestHeldRow:
                 door(server).log_in(credential(role)) as session,
                 pytest.raises(errors.RoleLockedError, match="prepared transaction 'left behind' of user 'postgres'"),
             ):
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
             server.query("ROLLBACK PREPARED 'left behind'")
             with door(server).log_in(credential(role)) as session:
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
 
     @pytest.mark.usefixtures("impatient")
     def test_can_be_changed_by_the_same_session_that_had_to_wait(self, role: Role) -> None:
@@ -456,8 +456,8 @@ class TestHeldRow:
             with database.log_in(credential(role)) as other:
                 other.hold_role(credential(role))
                 with pytest.raises(errors.RoleLockedError):
-                    session.change_password("new")
-            session.change_password("new")
+                    session.change_password(session.credential.with_password("new"))
+            session.change_password(session.credential.with_password("new"))
         assert role.lets_in("new")
 
     def test_is_not_had_on_a_standby(self, role: Role) -> None:
@@ -477,7 +477,7 @@ class TestHeldRow:
                 assert poll(lambda: not role.server.query(sessions, (role.name,)), PATIENCE_S)
 
             with pytest.raises(errors.PasswordChangeError, match="idle-in-transaction") as caught:
-                session.change_password("new", wait_until_ended)
+                session.change_password(session.credential.with_password("new"), wait_until_ended)
         assert not caught.value.in_doubt
         assert role.lets_in(role.password)
 
@@ -504,7 +504,7 @@ class TestSessionSettings:
         with door(any_role.server).log_in(credential(any_role)) as session:
             session.survey()
             time.sleep(0.02)
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
         assert any_role.lets_in("new")
 
     def test_waits_for_no_open_writer(self, role: Role) -> None:
@@ -515,7 +515,7 @@ class TestSessionSettings:
         with closing(writer), writer.cursor() as cursor:
             cursor.execute("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE; CREATE TEMP TABLE open (x int)")
             with door(role.server).log_in(credential(role)) as session:
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
         assert role.lets_in("new")
 
     @pytest.mark.parametrize("name", ["idle_session_timeout", "transaction_timeout"])
@@ -533,7 +533,7 @@ class TestSessionSettings:
     def test_makes_no_weaker_verifier_than_the_default(self, iterations: int, made: int, any_role: Role) -> None:
         any_role.alter(f"SET scram_iterations = {iterations}")
         with door(any_role.server).log_in(credential(any_role)) as session:
-            session.change_password("new")
+            session.change_password(session.credential.with_password("new"))
         [(verifier,)] = any_role.server.query("SELECT rolpassword FROM pg_authid WHERE rolname = %s", (any_role.name,))
         assert verifier.startswith(f"SCRAM-SHA-256${made}:")
 
@@ -549,7 +549,7 @@ class TestSessionSettings:
             server.configure(synchronous_standby_names="away")
             try:
                 with door(server).log_in(credential(role)) as session:
-                    session.change_password("new")
+                    session.change_password(session.credential.with_password("new"))
                 assert role.lets_in("new")
             finally:
                 server.configure(synchronous_standby_names=None)
@@ -659,7 +659,7 @@ class TestStalledServer:
     def test_leaves_the_old_password_in_force(self, role: Role) -> None:
         with self.stalled(role) as session:
             with pytest.raises(errors.PasswordChangeError, match=r"the old password holds.*no answer") as caught:
-                session.change_password("new")
+                session.change_password(session.credential.with_password("new"))
             assert caught.value.sqlstate is None
         assert role.lets_in(role.password)
 
@@ -719,7 +719,7 @@ def end_sessions_of(role: Role) -> None:
 
 def change(role: Role) -> None:
     with door(role.server).log_in(credential(role)) as session:
-        session.change_password("new")
+        session.change_password(session.credential.with_password("new"))
 
 
 def verifier(role: Role) -> str:

@@ -488,7 +488,7 @@ class Inside:
     runs_as: str = "app"
     doubts: str = ""
 
-    def rehearse(self, current: Credential, pending: Credential, trust: Trust) -> Plan:
+    def rehearse(self, pending: Credential, trust: Trust) -> Plan:
         """Doubt that a user is the secret's, unless something speaks for it."""
         if self.doubts and not trust.is_ours(self.doubts):
             raise errors.RoleNotPreparedError("said by its value alone.")
@@ -984,4 +984,4 @@ def test_a_rehearsal_that_breaks_off_says_why(postgres: PostgresServer, make_rol
     with door(postgres).log_in(login(role)) as session:
         postgres.query("SELECT pg_terminate_backend(pid, 1000) FROM pg_stat_activity WHERE usename = %s", (role.name,))
         with pytest.raises(errors.PasswordChangeError, match="the session broke"):
-            session.rehearse(login(role), login(role, username=f"{role.name}_clone"), Trust(lambda _: True))
+            session.rehearse(login(role, username=f"{role.name}_clone"), Trust(login(role), lambda _: True))

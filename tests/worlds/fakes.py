@@ -303,19 +303,17 @@ class FakeSession:
         """Keep everybody else from changing the user's password until the session is closed."""
         self._alter(login.username)
 
-    def change_password_of(
-        self, current: Credential, pending: Credential, confirm: Callable[[], None], trust: Trust
+    def change_password(
+        self, pending: Credential, confirm: Callable[[], None] = lambda: None, trust: Trust | None = None
     ) -> list[str]:
-        """Change the password of either user, where that is shown to be the secret's own."""
-        asked = [current.username, *self.database.doubt & {pending.username}]
-        self.database.plans.append((pending.username, all(map(trust.is_ours, asked))))
-        if not self.database.plans[-1][1]:
-            raise RoleNotPreparedError(f"User {pending.username} is not shown to be the secret's.")
+        """Change the password of the session's own user; or of either user, by trust, where it is the secret's own."""
+        if trust:
+            asked = [trust.current.username, *self.database.doubt & {pending.username}]
+            self.database.plans.append((pending.username, all(map(trust.is_ours, asked))))
+            if not self.database.plans[-1][1]:
+                raise RoleNotPreparedError(f"User {pending.username} is not shown to be the secret's.")
         self._change(pending.username, pending.password, confirm)
-        return self.database.notes
-
-    def change_password(self, password: str, confirm: Callable[[], None] = lambda: None) -> None:
-        self._change(self.credential.username, password, confirm)
+        return self.database.notes if trust else []
 
     def _change(self, role: str, password: str, confirm: Callable[[], None]) -> None:
         self._alter(role)
