@@ -186,9 +186,13 @@ class RdsError(RotationError, code="rds-failed"):
 
 
 class DatabaseError(RotationError, code="database-failed"):
-    """The database stopped the step. `unknown`: it is open whether the password is correct, and waiting may help."""
+    """The database stopped the step. `unknown`: it is open whether the password is correct, and waiting may help.
+
+    `lost`: the session ended before the change of a password was committed, and a fresh login may change it.
+    """
 
     unknown: bool = False
+    lost: bool = False
     changed = "Nothing was changed."
     hint = "Read the server's log of the same second."
 
@@ -304,10 +308,11 @@ class PasswordChangeError(DatabaseError, code="password-change-failed"):
     changed = ""
     hint = "Look up the SQLSTATE in PostgreSQL's Appendix A, and read the server's log of the same second."
 
-    def __init__(self, what: str, *, sqlstate: str | None, hint: str | None = None, in_doubt: bool = False) -> None:
+    def __init__(
+        self, what: str, *, sqlstate: str | None, hint: str | None = None, in_doubt: bool = False, lost: bool = False
+    ) -> None:
         super().__init__(what, hint=hint)
-        self.sqlstate = sqlstate
-        self.in_doubt = in_doubt
+        self.sqlstate, self.in_doubt, self.lost = sqlstate, in_doubt, lost
 
 
 class VerificationFailedError(DatabaseError):

@@ -390,8 +390,11 @@ class Rotation:
         )
 
     def _start_over(self, change: Callable[[], _Result]) -> _Result:
-        """Change a password, again where fresh logins may find another state: a twin's change, a new primary."""
-        return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=may_pass)
+        """Change a password, again where fresh logins may find another state: a twin's change, a new primary.
+
+        So it is where a session was lost before its COMMIT, as by a failover: nothing was changed.
+        """
+        return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=lambda error: error.lost or may_pass(error))
 
     def _change(
         self, session: Session, pending: Credential, confirm: Callable[[], None], trust: Trust | None = None

@@ -41,6 +41,14 @@ def log_in_slowly(world: World, seconds: list[float], effect: str) -> None:
             raise errors.DatabaseTimeoutError("no time is left for a login.")
 
 
+def end_once(world: World, moments: list[str], effect: str) -> None:
+    """Have the server end all sessions at the next one of these moments."""
+    if moments[:1] == [effect]:
+        moments.pop(0)
+        for session in world.database.sessions:
+            world.database.end(session)
+
+
 class TestVerification:
     def test_puts_the_current_password_back_when_the_new_one_is_refused(self) -> None:
         world = created()
@@ -242,6 +250,25 @@ class TestChange:
         else:
             with pytest.raises(errors.PasswordChangeError, match="not confirmed"):
                 world.take(Step.SET_SECRET)
+        assert world.database.changes == []
+        assert world.database.open_sessions == 0
+
+    @pytest.mark.parametrize("moment", ["before ALTER ROLE", "before COMMIT"])
+    def test_starts_over_when_its_session_is_lost_before_the_commit(self, moment: str) -> None:
+        """As by a failover: nothing was changed."""
+        world = created()
+        world.database.effect = partial(end_once, world, [moment.removeprefix("before ")])
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.memory[PENDING].changed is not None
+        assert world.database.open_sessions == 0
+
+    def test_stops_when_its_sessions_are_lost_until_there_is_too_little_time_for_a_change(self) -> None:
+        world = created()
+        world.database.effect = partial(end_once, world, ["ALTER ROLE"] * 1000)
+        with pytest.raises(errors.PasswordChangeError, match=r"the session broke Waited for .* tries"):
+            world.take(Step.SET_SECRET)
+        assert 30 < world.clock.now < 60 - BEFORE_CHANGE_S
         assert world.database.changes == []
         assert world.database.open_sessions == 0
 
@@ -916,6 +943,17 @@ class TestChangeByASuperuser:
         assert [user for user, _ in logins(world)][1:5] == ["master"] * 4
         assert world.database.open_sessions == 0
 
+    @pytest.mark.parametrize("moment", ["ALTER ROLE", "COMMIT"])
+    def test_starts_over_when_its_session_is_lost_before_the_commit(
+        self, make: Callable[[], World], moment: str
+    ) -> None:
+        world = make()
+        world.database.effect = partial(end_once, world, [moment])
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert [user for user, _ in logins(world)][:3] == ["app", "master", "master"]
+        assert world.database.open_sessions == 0
+
     def test_gives_up_when_twins_never_end(self, make: Callable[[], World]) -> None:
         world = make()
         world.database.change_trouble = [errors.PasswordChangeError("twin", sqlstate="XX000")] * 1000
@@ -928,7 +966,6 @@ class TestChangeByASuperuser:
         "error",
         [
             errors.PasswordChangeError("forbidden", sqlstate="42501"),
-            errors.PasswordChangeError("the session broke", sqlstate=None),
             errors.RoleNotPreparedError("Role 'app' does not exist.", hint="Create it again"),
         ],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass, field
+from select import select
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import psycopg2
@@ -87,6 +88,8 @@ _IN_DOUBT = (
     "the preflight: it shows which version logs in. A new rotation goes on from either password."
 )
 _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # … had come before our COMMIT
+# SQLSTATEs, or how they begin, of what ends a session: broken connections, timeouts, shutdowns.
+_ENDED = ("08", "25P03", "25P04", "57P")
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: somebody else may do it
 _CHANGE_HINTS = {
     "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
@@ -218,6 +221,8 @@ class Session:
         """
         notes = self._attempt(lambda: self._alter(_CHANGE, pending, trust))
         confirm()
+        if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
+            self._attempt(lambda: self._execute("SELECT 1"))
         seconds = max(ANSWER_TIMEOUT_S, self._deadline.left(RESERVE_S))  # what is given up now may come true later
         self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
         return notes
@@ -318,9 +323,9 @@ def _read_change_failure(
         what, hint = "COMMIT was not confirmed, so the new password is in force, or will be, or not", _IN_DOUBT
     if "not a plain text" in cause:
         hint = _PLAIN_TEXT_WANTED
-    return PasswordChangeError(
-        f"{name_login(credential)}: {what} ({cause}).", sqlstate=sqlstate, hint=hint, in_doubt=in_doubt
-    )
+    lost = not in_doubt and (sqlstate is None or sqlstate.startswith(_ENDED))
+    what = f"{name_login(credential)}: {what} ({cause})."
+    return PasswordChangeError(what, sqlstate=sqlstate, hint=hint, in_doubt=in_doubt, lost=lost)
 
 
 def _cause(error: psycopg2.Error | TimeoutError) -> str:

@@ -111,6 +111,23 @@ class TestDatabaseConnection:
         line.proxy.rule = delay(0.005)
         line.recover()
 
+    @pytest.mark.parametrize("direction", ["ask", "answer"])
+    @pytest.mark.parametrize("what", [b"BEGIN", b"ALTER ROLE"])
+    def test_lost_before_commit_is_no_failure(self, what: bytes, direction: Direction, line: Line) -> None:
+        """The statement or its answer; the step starts over, for nothing was changed."""
+        cut: list[Passage] = []
+
+        def rule(passage: Passage) -> None:
+            if passage.direction == direction and what in passage.data and not cut:
+                cut.append(passage)
+                raise Cut
+
+        line.proxy.rule = rule
+        assert line.set_password() is None
+        assert cut
+        assert line.world.in_force() == line.token
+        line.recover()
+
     @pytest.mark.parametrize("committed", [False, True])
     def test_lost_around_commit_is_found_out_by_the_next_try(self, *, committed: bool, line: Line) -> None:
         """Dropped after ALTER and before COMMIT, the old password is in force; after COMMIT, the new one."""

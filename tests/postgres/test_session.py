@@ -178,10 +178,10 @@ class TestContract:
         with subject.database.log_in(subject.credential) as session:
             with pytest.raises(errors.PasswordChangeError) as caught:
                 session.change_password(session.credential.with_password("new"), subject.end_sessions)
-            assert caught.value.in_doubt
+            assert (caught.value.lost, caught.value.in_doubt) == (True, False)
             with pytest.raises(errors.PasswordChangeError) as caught:
                 session.change_password(session.credential.with_password("new"))
-            assert not caught.value.in_doubt
+            assert (caught.value.lost, caught.value.in_doubt) == (True, False)
         with subject.database.log_in(subject.credential) as session:
             session.change_password(session.credential.with_password("new"))
 
@@ -383,7 +383,7 @@ class TestChangePassword:
                 session.change_password(session.credential.with_password(role.name))
             change(role)
             assert role.lets_in("new")
-        assert caught.value.sqlstate == "22023"
+        assert (caught.value.sqlstate, caught.value.lost) == ("22023", False)
         assert "password-checking extension" in caught.value.hint
 
     @pytest.mark.parametrize("sqlstate", ["28000", "XX000"])
@@ -478,7 +478,7 @@ class TestHeldRow:
 
             with pytest.raises(errors.PasswordChangeError, match="idle-in-transaction") as caught:
                 session.change_password(session.credential.with_password("new"), wait_until_ended)
-        assert not caught.value.in_doubt
+        assert (caught.value.lost, caught.value.in_doubt) == (True, False)
         assert role.lets_in(role.password)
 
 
@@ -660,7 +660,7 @@ class TestStalledServer:
         with self.stalled(role) as session:
             with pytest.raises(errors.PasswordChangeError, match=r"the old password holds.*no answer") as caught:
                 session.change_password(session.credential.with_password("new"))
-            assert caught.value.sqlstate is None
+            assert (caught.value.sqlstate, caught.value.lost) == (None, True)
         assert role.lets_in(role.password)
 
     def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:

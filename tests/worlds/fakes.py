@@ -259,7 +259,7 @@ class FakeDatabase:
     def commit(self, session: FakeSession, role: str, password: str) -> None:
         """Have the role's new password seen by all others, and the row free."""
         if session not in self.sessions:
-            raise PasswordChangeError("COMMIT: the session broke", sqlstate=None, in_doubt=True)
+            raise PasswordChangeError("COMMIT was not sent: the session broke", sqlstate=None, lost=True)
         del self.rows[role]
         self.written[role] = self.written.get(role, 0) + 1
         self.changes.append(password)
@@ -328,7 +328,7 @@ class FakeSession:
         if self.database.change_trouble:
             raise self.database.change_trouble.pop(0)
         if self not in self.database.sessions:
-            raise PasswordChangeError("the session broke", sqlstate=None)
+            raise PasswordChangeError("the session broke", sqlstate=None, lost=True)
         self.database.alter(self, role)
 
 

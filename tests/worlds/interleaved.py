@@ -112,11 +112,11 @@ class Server(FakeDatabase):
     def commit(self, session: FakeSession, role: str, password: str) -> None:
         mishap = self.world.mishap()
         if self.ends[session] <= self.world.clock.now:
-            raise PasswordChangeError("terminating connection due to idle-in-transaction timeout", sqlstate=None)
+            raise PasswordChangeError("terminating connection due to idle-in-transaction", sqlstate=None, lost=True)
         if mishap is Mishap.COMMIT_GETS_LOST:
             self.end(session)
-        else:
-            self.world.see_change(password)
+            raise PasswordChangeError("COMMIT: the session broke", sqlstate=None, in_doubt=True)
+        self.world.see_change(password)
         FakeDatabase.commit(self, session, role, password)
         if mishap is Mishap.ANSWER_GETS_LOST:
             self.end(session)
