@@ -63,9 +63,7 @@ class Postgres:
 
     def __post_init__(self) -> None:
         """Make libpq deaf to the environment."""
-        for name in [
-            name for name in os.environ if name.startswith("PG") and name not in {"PGSSLMODE", "PGSSLROOTCERT"}
-        ]:
+        for name in {name for name in os.environ if name.startswith("PG")} - {"PGSSLMODE", "PGSSLROOTCERT"}:
             del os.environ[name]
         if self.sslrootcert == PLATFORM_ROOTS:
             os.environ["SSL_CERT_FILE"] = tls.platform_roots()

@@ -147,16 +147,16 @@ def look_at(address: str, port: int, name: str, sslrootcert: str, seconds: float
     first = _greet(address, port, name, anything, end)
     if first is None:
         return None
-    itself = _trusting(der=first.der)
+    der, _, protocol = first
+    itself = _trusting(der=der)
     itself.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN | ssl.VerifyFlags(_NO_CHECK_TIME)
-    second = _greet(address, port, name, itself, end) or first
+    _, said, _ = _greet(address, port, name, itself, end) or first
     distrust = None
     try:
         _greet(address, port, name, _trusting(roots_for(sslrootcert, name)), end)
     except ssl.SSLCertVerificationError as error:
         distrust = error.verify_message
-    said = second.said
-    return Certificate(_names(said), _issuer(said), _moment(said["notAfter"]), distrust, first.protocol)
+    return Certificate(_names(said), _issuer(said), _moment(said["notAfter"]), distrust, protocol)
 
 
 def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tuple[str, str | None]:
@@ -189,17 +189,13 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
     return told, None
 
 
-@dataclass(frozen=True, slots=True)
-class _Greeting:
-    """What a handshake showed: the certificate as sent, and read where it was trusted."""
+def _greet(
+    address: str, port: int, name: str, context: ssl.SSLContext, end: float
+) -> tuple[bytes, Mapping[str, Any], str] | None:
+    """Shake hands and hang up before `end`, whatever is sent in between; None where the server offers no TLS.
 
-    der: bytes
-    said: Mapping[str, Any]
-    protocol: str
-
-
-def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: float) -> _Greeting | None:
-    """Shake hands and hang up before `end`, whatever is sent in between; None where the server offers no TLS."""
+    Returns the certificate as it was sent, what it says (nothing, where it is not trusted), and the version of TLS.
+    """
 
     def left() -> float:
         return max(0.01, end - time.monotonic())
@@ -211,12 +207,11 @@ def _greet(address: str, port: int, name: str, context: ssl.SSLContext, end: flo
             return None
         plain.settimeout(left())  # of the whole handshake: the ssl module counts it down
         with context.wrap_socket(plain, server_hostname=name) as encrypted:
-            der, said = encrypted.getpeercert(binary_form=True), encrypted.getpeercert()
-            greeting = _Greeting(der or b"", said or {}, encrypted.version() or "")
+            der, said, protocol = encrypted.getpeercert(binary_form=True), encrypted.getpeercert(), encrypted.version()
             encrypted.settimeout(min(0.5, left()))
             with suppress(OSError):  # close it properly, or the server logs a reset connection
                 encrypted.unwrap()
-            return greeting
+            return der or b"", said or {}, protocol or ""
 
 
 def _trusting(sslrootcert: str | None = None, der: bytes | None = None) -> ssl.SSLContext:
