@@ -36,6 +36,7 @@ READS = 4
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 3.0
 _NO_CREDENTIALS = "Set AWS credentials: in a shell by `aws sso login` or AWS_PROFILE, in Lambda by the execution role."
+DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
 _THROTTLED = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown")
 _Answer = TypeVar("_Answer")
 

@@ -138,7 +138,8 @@ class Credential:
 
     `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
     function's PGSSLMODE, `sslmode` is None. `text` is the secret's JSON that it was read from; in it, what stands at
-    the paths of `stale_copies` is left as it is when the password changes.
+    the paths of `stale_copies` is left as it is when the password changes. `label` and `version` say
+    where it was read.
 
     The metadata of a field say from which of the secret's keys it is read, and how.
     """
@@ -159,6 +160,8 @@ class Credential:
         default=(), repr=False, compare=False, metadata={"allowStaleCopies": _strings}
     )
     text: str = field(default="", repr=False, compare=False)
+    label: str = field(default="", compare=False)
+    version: str = field(default="", compare=False)
 
     @classmethod
     def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:

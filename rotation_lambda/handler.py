@@ -67,7 +67,8 @@ def lambda_handler(event: Mapping[str, object], context: LambdaContext) -> dict[
 def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None:
     if event.step is Step.PREFLIGHT:
         return _look(event, context)
-    logger.append_keys(secret_id=event.secret_id, version_id=event.client_request_token, step=event.step)
+    token = event.client_request_token
+    logger.append_keys(secret_id=event.secret_id, version_id=token, step=event.step)
     with metrics.of_step(context.function_name, event) as measured:
         settings = Settings.from_environment(os.environ)
         logger.append_keys(strategy=settings.strategy)
@@ -76,25 +77,17 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         description = SecretsManager(client, event.secret_id, deadline).describe()
         secrets, versions = SecretsManager(client, description.arn, deadline), description.versions
         logger.append_keys(secret_id=description.arn)
-        versions.check(event.client_request_token, event.step)
+        versions.check(token, event.step)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
         superusers = Superusers(
             lambda arn: SecretsManager(client, arn, early), lambda: Rds(clients.rds(), early), settings
         )
         memory = _MEMORY.setdefault(description.arn, {})
-        if event.client_request_token not in memory:
+        if token not in memory:
             memory.clear()
         rotation = Rotation(
-            event.client_request_token,
-            versions,
-            secrets,
-            database,
-            deadline,
-            superusers,
-            settings.strategy,
-            memory,
-            measured.__setitem__,
+            token, versions, secrets, database, deadline, superusers, settings.strategy, memory, measured.__setitem__
         )
         match event.step:
             case Step.CREATE_SECRET:

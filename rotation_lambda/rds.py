@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from rotation_lambda.deadline import Deadline
 
-_ACCESS_DENIED = {"AccessDenied", "AccessDeniedException", "UnrecognizedClientException", "403"}
 _NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault", "DBClusterNotFoundFault"}
 
 
@@ -88,7 +87,7 @@ class Rds:
         def read(failure: clients.Failure) -> Exception:
             if failure.code in _NOT_FOUND:
                 return _NotFoundError()
-            if failure.code in _ACCESS_DENIED:
+            if failure.code in clients.DENIED:
                 return AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
             return RdsError(f"{operation} of {identifier} {failure.what}.", hint=failure.hint)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
@@ -44,8 +44,6 @@ _TWIN = {CHANGED_MEANWHILE, "XX000", "40P01"}  # … tuple concurrently updated,
 
 
 _Result = TypeVar("_Result")
-Way = tuple[str, Credential | None]
-"""What a version is called, and the credential it holds; None where that cannot be read."""
 
 
 class Secrets(Protocol):
@@ -146,24 +144,22 @@ class Rotation:
             )
         pending.check_same_login(current.with_password(pending.password, user), self.token)
 
-    def prove(
-        self, credential: Credential, label: StagingLabel, version: str, reserve: float = RESERVE_S
-    ) -> Session | None:
+    def prove(self, credential: Credential, reserve: float = RESERVE_S) -> Session | None:
         """Return an open session, or None where the password is right and the door stays shut; raise LoginRefusedError.
 
         A shut door, such as a reached connection limit, is no refusal: it is the password that rotates. What gives no
         answer is waited for until the reserve.
         """
-        return self.deadline.wait_for(lambda: self._prove_once(credential, label, version, reserve), reserve)
+        return self.deadline.wait_for(lambda: self._prove_once(credential, reserve), reserve)
 
-    def _prove_once(self, credential: Credential, label: StagingLabel, version: str, reserve: float) -> Session | None:
+    def _prove_once(self, credential: Credential, reserve: float) -> Session | None:
         try:
             return self.database.log_in(credential, reserve=reserve)
         except LoginNotAllowedError as error:
-            logger.warning("The password of %s is accepted, but: %s %s", label, error.what, error.hint)
+            logger.warning("The password of %s is accepted, but: %s %s", credential.label, error.what, error.hint)
             return None
         except LoginRefusedError as error:
-            raise LoginRefusedError(f"{label}, version {version}: {error.what}") from None
+            raise LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
 
     def promote(self, pending: Credential) -> None:
         """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while nobody else can change the role.
@@ -207,12 +203,11 @@ class Rotation:
         """
         if self._was_proved():
             return
-        label, version = StagingLabel.CURRENT, self.versions.current
-        current = read_credential(self.secrets, version, label)
+        current = read_credential(self.secrets, self.versions.current, StagingLabel.CURRENT)
         try:
             self.check_pending(current, pending)
         except CredentialMismatchError as error:
-            doubt = self._disproof(current, label, version, RESERVE_S)
+            doubt = self._disproof(current)
             if isinstance(doubt, LoginRefusedError):
                 error.critical = True
                 error.what += (
@@ -225,7 +220,7 @@ class Rotation:
         if lost := current.other_keys_differing(pending):
             logger.warning(
                 "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version.",
-                version,
+                current.version,
                 ", ".join(f"`{key}`" for key in lost),
             )
 
@@ -246,7 +241,7 @@ class Rotation:
         """
 
         def hold() -> Session | None:
-            session = self.prove(pending, StagingLabel.PENDING, self.token)
+            session = self.prove(pending)
             try:
                 return self._take_row(session, pending)
             except RotationError as error:
@@ -272,28 +267,28 @@ class Rotation:
         superuser = self.superusers.of(pending)
         return _with_row(self.database.log_in(superuser, scram_only=True, reserve=RESERVE_S), pending)
 
-    def _log_in(self, credential: Credential, reserve: float = BEFORE_CHANGE_S, *, scram_only: bool = False) -> Session:
-        """Log in; what gives no answer is waited for until the reserve."""
-        ask = partial(self.database.log_in, credential, scram_only=scram_only, reserve=reserve)
+    def _log_in(self, login: Credential, reserve: float = BEFORE_CHANGE_S) -> Session:
+        """Log in, and wait for an answer until the reserve; only a labelled version's password is offered by md5."""
+        scram_only = login.label not in set(StagingLabel)
+        ask = partial(self.database.log_in, login, scram_only=scram_only, reserve=reserve)
         return self.deadline.wait_for(ask, reserve)
 
-    def _find_way(self, login: Credential, *known: Way) -> tuple[str, Credential, Session | LoginNotAllowedError]:
-        """Return whose password the database accepts, and a session, or why its door stays shut.
+    def _find_way(self, login: Credential, *known: Credential) -> tuple[Credential, Session | LoginNotAllowedError]:
+        """Return the login with the password that the database accepts, and a session, or why its door stays shut.
 
-        The password of a version without a label is never offered by md5. Only a refused password leads to the next
-        one. Whatever else comes is raised, and nothing was changed.
+        Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
         """
         refused, skipped = [], 0
-        for way, credential in self._ways_in(login, *known):
+        for credential in self._ways_in(login, *known):
             if credential is None:
                 skipped += 1
                 continue
-            orphan = way not in set(StagingLabel)
+            orphan = credential.label not in set(StagingLabel)
             door: Session | LoginNotAllowedError
             try:
-                door = self._log_in(credential, scram_only=orphan)
+                door = self._log_in(credential)
             except LoginRefusedError:
-                refused.append(way)
+                refused.append(credential.label)
                 continue
             except LoginNotAllowedError as error:
                 door = error
@@ -303,37 +298,37 @@ class Rotation:
                 skipped += 1
                 continue
             if orphan:
-                logger.warning("%s, which has no staging label, had the password that is in force.", way)
+                logger.warning("%s, which has no staging label, had the password that is in force.", credential.label)
                 self.measure("Recovered", 1)
-            return way, credential, door
+            return credential, door
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise LoginRefusedError(
             f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
             hint=f"{LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
         )
 
-    def _ways_in(self, login: Credential, *known: Way) -> Iterator[Way]:
+    def _ways_in(self, login: Credential, *known: Credential) -> Iterator[Credential | None]:
         """Yield what may let the login's user in, after what is `known` the likeliest first.
 
         A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
         Manager keeps those for a while. Of another version only the password is borrowed, and only of the same user's:
-        where to connect, and as whom, is AWSCURRENT's to say.
+        where to connect, and as whom, is AWSCURRENT's to say. None stands for one that cannot be read.
         """
         yield from known
-        passwords = {credential.password for _, credential in known if credential}
-        tried = 0
-        for version, way in self._other_versions({label for label, _ in known}):
+        passwords = {credential.password for credential in known}
+        orphans = 0
+        for version, label in self._other_versions({credential.label for credential in known}):
             try:
-                other = read_credential(self.secrets, version, way)
+                other = read_credential(self.secrets, version, label)
             except RotationError as error:
-                logger.warning("%s is passed over: %s", way, error.what)
-                yield way, None
+                logger.warning("%s is passed over: %s", label, error.what)
+                yield None
                 continue
             if other.username == login.username and other.password not in passwords:
                 passwords.add(other.password)
-                yield way, login.with_password(other.password)
-                tried += way not in set(StagingLabel)
-                if tried == MOST_ORPHANS:
+                yield replace(login, password=other.password, label=label, version=version)
+                orphans += label not in set(StagingLabel)
+                if orphans == MOST_ORPHANS:
                     return
 
     def _other_versions(self, known: set[str]) -> Iterator[tuple[str, str]]:
@@ -354,10 +349,10 @@ class Rotation:
         pinned = self.superusers.pinned
         return Trust(current, lambda user: user in self.versions.users or is_accepted(user), runs_as, pinned)
 
-    def _check_in_force(self, credential: Credential, *, scram_only: bool = False) -> None:
+    def _check_in_force(self, login: Credential) -> None:
         """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
         with suppress(LoginNotAllowedError):
-            self._log_in(credential, RESERVE_S, scram_only=scram_only).close()
+            self._log_in(login, RESERVE_S).close()
 
     def _move(self, *, look: bool) -> None:
         """Move AWSCURRENT, after a look at the labels where no row is held, or where the old password works."""
@@ -373,12 +368,12 @@ class Rotation:
 
     def _look_back(self, pending: Credential) -> None:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does."""
-        refusal = self._disproof(pending, StagingLabel.CURRENT, self.token)
+        refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0)
         if not isinstance(refusal, LoginRefusedError):
             return
         before = self.versions.current
         former = read_credential(self.secrets, before, StagingLabel.PREVIOUS)
-        if (doubt := self._disproof(former, StagingLabel.PREVIOUS, before)) is not None:
+        if doubt := self._disproof(former, 0.0):
             raise UnprovenPasswordError(
                 f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor does the former "
                 f"AWSCURRENT (version {before}) log in: {doubt.what}"
@@ -413,7 +408,7 @@ class Rotation:
             for note in session.change_password(pending, confirm, trust):
                 logger.warning(note)
         except PasswordChangeError as error:
-            if not error.in_doubt or self._disproof_of_pending(on_server_of(session, pending)):
+            if not error.in_doubt or self._disproof(on_server_of(session, pending)):
                 raise
         return self.deadline.clock()
 
@@ -427,7 +422,7 @@ class Rotation:
 
         def change() -> float:
             try:
-                session = self._log_in(superuser, scram_only=True)
+                session = self._log_in(superuser)
             except LoginRefusedError as error:
                 raise LoginRefusedError(
                     f"The superuser of `masterarn`: {error.what}",
@@ -443,13 +438,10 @@ class Rotation:
             "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
         )
 
-    def _disproof_of_pending(self, pending: Credential, *, lags: bool = False) -> DatabaseError | None:
-        return self._disproof(pending, StagingLabel.PENDING, self.token, RESERVE_S, lags=lags)
-
     def _disproof_elsewhere(self, pending: Credential, session: Session) -> DatabaseError | None:
         """Return why AWSPENDING does not log in at the secret's own host, where that is not the superuser's."""
         there = on_server_of(session, pending)
-        return None if there is pending else self._disproof_of_pending(pending, lags=True)
+        return None if there is pending else self._disproof(pending, lags=True)
 
     def _check_labels(self) -> None:
         """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
@@ -457,10 +449,8 @@ class Rotation:
         if now.with_label(StagingLabel.PENDING) != self.token or now.current != self.versions.current:
             raise VersionNotPendingError("The labels have moved since the step began: another rotation is at work.")
 
-    def _disproof(
-        self, credential: Credential, label: StagingLabel, version: str, reserve: float = 0.0, *, lags: bool = False
-    ) -> DatabaseError | None:
-        """Return None once the database accepts the credential, or why it does not: the second refusal, after a pause.
+    def _disproof(self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False) -> DatabaseError | None:
+        """Return None once the database accepts the login, or why it does not: the second refusal, after a pause.
 
         No answer is waited for until the reserve, and counts as a refusal then; so is a refusal where the host `lags`
         behind the server that has the change already, as a replica does.
@@ -469,7 +459,7 @@ class Rotation:
         while True:
             tries += 1
             try:
-                session = self._prove_once(credential, label, version, reserve)
+                session = self._prove_once(login, reserve)
             except DatabaseError as error:
                 if (error.unknown or lags or tries < 2) and self.deadline.pause(0.5, reserve):  # noqa: PLR2004
                     continue
@@ -514,10 +504,10 @@ def is_anothers(error: RotationError) -> bool:
     return isinstance(error, RoleLockedError) or getattr(error, "sqlstate", None) in _TWIN
 
 
-def read_credential(secrets: Secrets, version: str, name: str) -> Credential:
+def read_credential(secrets: Secrets, version: str, label: str) -> Credential:
     """Return a version's credential; MissingVersionError, or an InvalidSecretError that names it, if it has none."""
     text = secrets.get_secret_value(version)
     try:
-        return Credential.parse(text)
+        return replace(Credential.parse(text), label=label, version=version)
     except InvalidSecretError as error:
-        raise InvalidSecretError(f"{name}, version {version}: {error.what}", hint=error.hint) from None
+        raise InvalidSecretError(f"{label}, version {version}: {error.what}", hint=error.hint) from None

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from rotation_lambda.settings import PasswordPolicy
 
 _Answer = TypeVar("_Answer")
-_ACCESS_DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
 _KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
 _CROWDED = "Rotate fewer secrets at the same time, or request a higher quota: an account's writes in a region share it."
 
@@ -212,7 +211,7 @@ def _read(failure: clients.Failure, operation: str, secret_id: str, version: str
         return MissingVersionError(f"Version {version} has no value.")
     if code == "InvalidRequestException" and "delet" in words:
         return SecretDeletedError("The secret is marked for deletion.")
-    if code in _ACCESS_DENIED:
+    if failure.code in clients.DENIED:
         # Of the messages only this one is quoted: it names the action and the resource, and never a value.
         return AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {words}")
     if code in _KEY_TROUBLE:

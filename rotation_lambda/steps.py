@@ -8,6 +8,7 @@ before the database is changed, so that no password is ever known to the databas
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from rotation_lambda.copies import Kind
@@ -41,7 +42,9 @@ def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: st
     3. A twin stores between our look and our call: the twin's value counts, ours was never used.
     """
     token, secrets = rotation.token, rotation.secrets
-    if rotation.versions.is_current(token) or _has_value(rotation):
+    with suppress(MissingVersionError):
+        if not rotation.versions.is_current(token):
+            secrets.get_secret_value(token)
         logger.info("The version has a value already; it is left as it is.")
         return
     current = _read_current(rotation)
@@ -84,17 +87,15 @@ def test_secret(rotation: Rotation) -> None:
     3. *empty*: AWSCURRENT is tested in its place. Secrets Manager invokes testSecret alone, with a copied or an empty
        version, when rotation is switched on without rotating at once (AWS: RotateSecret, RotateImmediately).
     """
-    label, version = StagingLabel.PENDING, rotation.token
     try:
         credential = _read_pending(rotation)
     except MissingVersionError:
         logger.info("The version is empty; AWSCURRENT is tested in its place.")
-        label, version = StagingLabel.CURRENT, rotation.versions.current
         credential = _read_current(rotation)
-    session = choose_strategy(rotation, credential).prove(credential, label, version)
+    session = choose_strategy(rotation, credential).prove(credential)
     if session is not None:
         session.close()
-    logger.info("%s logs in.", label)
+    logger.info("%s logs in.", credential.label)
 
 
 def finish_secret(rotation: Rotation) -> None:
@@ -136,20 +137,11 @@ def _await_replicas(rotation: Rotation) -> None:
 
 def _read_pending(rotation: Rotation) -> Credential:
     for _ in range(_PATIENCE - 1):
-        try:
+        with suppress(MissingVersionError):
             return read_credential(rotation.secrets, rotation.token, StagingLabel.PENDING)
-        except MissingVersionError:
-            rotation.deadline.pause(0.3)
+        rotation.deadline.pause(0.3)
     return read_credential(rotation.secrets, rotation.token, StagingLabel.PENDING)
 
 
 def _read_current(rotation: Rotation) -> Credential:
     return read_credential(rotation.secrets, rotation.versions.current, StagingLabel.CURRENT)
-
-
-def _has_value(rotation: Rotation) -> bool:
-    try:
-        rotation.secrets.get_secret_value(rotation.token)
-    except MissingVersionError:
-        return False
-    return True

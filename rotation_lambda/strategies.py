@@ -8,7 +8,7 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
-from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S
 from rotation_lambda.errors import (
     InvalidSecretError,
     LoginNotAllowedError,
@@ -47,18 +47,17 @@ class SingleUser(Rotation):
         self._start_over(lambda: self._change_own(current, pending))
 
     def _change_own(self, current: Credential, pending: Credential) -> None:
-        known = (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending)
-        way, credential, door = self._find_way(current, *known)
-        if way == StagingLabel.PENDING:
+        way, door = self._find_way(current, current, pending)
+        if way.label == StagingLabel.PENDING:
             self._leave_as_set(door)
             return
         if isinstance(door, LoginNotAllowedError):
             raise door
         with door as session:
-            changed = self._change(session, pending, lambda: self._check_unchanged(way, credential))
+            changed = self._change(session, pending, lambda: self._check_unchanged(way))
             self._verify(current, pending, partial(session.change_password, current, self._check_labels))
         self._remember(changed)
-        logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way)
+        logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way.label)
 
     def _leave_as_set(self, door: Session | LoginNotAllowedError) -> None:
         """Do no more: the database accepts AWSPENDING."""
@@ -69,14 +68,14 @@ class SingleUser(Rotation):
         self._remember(None)
         logger.info("The database accepts AWSPENDING already; nothing to do.")
 
-    def _check_unchanged(self, way: str, credential: Credential) -> None:
+    def _check_unchanged(self, way: Credential) -> None:
         """Return while labels and password are what let us in, in the moment before the change is committed.
 
         The session may be older than another rotation, whose proven password must not be undone. From our ALTER ROLE to
         our COMMIT PostgreSQL keeps every other change of the role waiting. Raises PasswordChangeError, as for a twin.
         """
         try:
-            self._check_in_force(credential, scram_only=way not in set(StagingLabel))
+            self._check_in_force(way)
         except LoginRefusedError as error:
             what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
             raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
@@ -89,19 +88,20 @@ class SingleUser(Rotation):
         over another rotation's proven password would lock everybody out. And only if AWSCURRENT had been in force
         before: else `put_back` is None. Who meets another's change starts over with fresh logins.
         """
-        now = StagingLabel.CURRENT, self.versions.current
-        while reason := self._disproof_of_pending(pending):
+        while reason := self._disproof(pending):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
             if put_back is None:
-                raise UnprovenPasswordError(f"{found} AWSCURRENT (version {now[1]}) did not log in before either.")
+                raise UnprovenPasswordError(
+                    f"{found} AWSCURRENT (version {current.version}) did not log in before either."
+                )
             try:
                 self._check_labels()
-                doubt: RotationError | None = self._disproof(current, *now, RESERVE_S)
+                doubt: RotationError | None = self._disproof(current)
                 if doubt:
                     put_back()
                     self.measure("Recovered", 1)
-                    doubt = self._disproof(current, *now)
+                    doubt = self._disproof(current, 0.0)
             except VersionNotPendingError as error:
                 raise VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
             except RotationError as error:
@@ -109,9 +109,11 @@ class SingleUser(Rotation):
                     continue
                 doubt = error
             if doubt is None:
-                raise VerificationFailedError(f"{found} AWSCURRENT (version {now[1]}) is in force again, and logs in.")
+                raise VerificationFailedError(
+                    f"{found} AWSCURRENT (version {current.version}) is in force again, and logs in."
+                )
             raise UnprovenPasswordError(
-                f"{found} Nor could AWSCURRENT (version {now[1]}) be put back for certain: {doubt.what}"
+                f"{found} Nor could AWSCURRENT (version {current.version}) be put back for certain: {doubt.what}"
             )
 
 
@@ -127,20 +129,21 @@ class BySuperuser(SingleUser):
 
         One of the secret's passwords, or its tag, shows that it is for this user.
         """
-        way, proved = "", False
+        label, proved = "", False
         try:
-            way, _, door = self._find_way(current, (StagingLabel.CURRENT, current), (StagingLabel.PENDING, pending))
+            way, door = self._find_way(current, current, pending)
         except LoginRefusedError as error:
             logger.warning("%s Only the secret's tag can show that it is for this user.", error.what)
         else:
-            if way == StagingLabel.PENDING:
+            label = way.label
+            if label == StagingLabel.PENDING:
                 self._leave_as_set(door)
                 return
             proved = shows(self.database, current, door)
 
         def verify(session: Session) -> None:
             trusted = partial(session.change_password, current, self._check_labels, trust)
-            back = trusted if way == StagingLabel.CURRENT else None
+            back = trusted if label == StagingLabel.CURRENT else None
             self._verify(on_server_of(session, current), on_server_of(session, pending), back)
             if reason := self._disproof_elsewhere(pending, session):
                 raise UnprovenPasswordError(
@@ -172,20 +175,19 @@ class AlternatingUsers(Rotation):
         user is left alone, so nothing is ever put back. Where the database does not show that the other user is this
         secret's, as a rule AWSPREVIOUS does by a login.
         """
-        label, version = StagingLabel.CURRENT, self.versions.current
         log_in = super()._prove_once  # whoever the session runs as: what it is to be, its superuser sees to
-        session = self.deadline.wait_for(partial(log_in, current, label, version, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
+        session = self.deadline.wait_for(partial(log_in, current, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
         proved = shows(self.database, current, session)
 
         def is_accepted(user: str) -> bool:
             return proved if user == current.username else self._is_accepted(pending)
 
         def verify(session: Session) -> None:
-            reason = self._disproof_of_pending(on_server_of(session, pending))
-            if reason := reason or self._disproof_elsewhere(pending, session):
+            there = on_server_of(session, pending)
+            if reason := self._disproof(there) or self._disproof_elsewhere(pending, session):
                 raise VerificationFailedError(
                     f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not "
-                    f"log in: {reason.what} AWSCURRENT (version {self.versions.current}) was not touched.",
+                    f"log in: {reason.what} AWSCURRENT (version {current.version}) was not touched.",
                     hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
                 )
 
@@ -194,12 +196,12 @@ class AlternatingUsers(Rotation):
     def _is_accepted(self, login: Credential) -> bool:
         """Tell whether a password that the secret has, or had, for the login's user is in force."""
         try:
-            _, credential, door = self._find_way(login)
+            credential, door = self._find_way(login)
         except LoginRefusedError:
             return False
         return shows(self.database, credential, door)
 
-    def _prove_once(self, credential: Credential, label: StagingLabel, version: str, reserve: float) -> Session:
+    def _prove_once(self, credential: Credential, reserve: float) -> Session:
         """Return an open session that runs as it should, with the original's rights; a shut door is an error here.
 
         Where a membership was revoked, PostgreSQL lets the user in all the same, with a warning that nobody reads.
@@ -207,7 +209,7 @@ class AlternatingUsers(Rotation):
         try:
             session = self.database.log_in(credential, reserve=reserve)
         except LoginRefusedError as error:
-            raise LoginRefusedError(f"{label}, version {version}: {error.what}") from None
+            raise LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
         with ExitStack() as opened:
             opened.push(session)
             owned = session.check_identity()
