@@ -8,23 +8,9 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, TypeVar
 
+from rotation_lambda import errors
 from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S
-from rotation_lambda.errors import (
-    AuthenticationMethodError,
-    CredentialMismatchError,
-    DatabaseError,
-    DatabaseReadOnlyError,
-    InvalidSecretError,
-    LoginNotAllowedError,
-    LoginRefusedError,
-    PasswordChangeError,
-    RoleLockedError,
-    RotationError,
-    SecretsManagerError,
-    UnprovenPasswordError,
-    VersionNotPendingError,
-)
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import Trust
 
@@ -138,7 +124,7 @@ class Rotation:
         """Return when AWSPENDING is what createSecret makes of AWSCURRENT; otherwise raise CredentialMismatchError."""
         user = self.next_user(current)
         if pending.username != user and pending.username in {current.username, *current.pair}:
-            raise CredentialMismatchError(
+            raise errors.CredentialMismatchError(
                 f"AWSPENDING (version {self.token}) is for {pending.username!a} and was made under another strategy "
                 f"(ROTATION_STRATEGY, or `masterarn`) than today's, whose next user is {user!a}."
             )
@@ -155,11 +141,11 @@ class Rotation:
     def _prove_once(self, credential: Credential, reserve: float) -> Session | None:
         try:
             return self.database.log_in(credential, reserve=reserve)
-        except LoginNotAllowedError as error:
+        except errors.LoginNotAllowedError as error:
             logger.warning("The password of %s is accepted, but: %s %s", credential.label, error.what, error.hint)
             return None
-        except LoginRefusedError as error:
-            raise LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
+        except errors.LoginRefusedError as error:
+            raise errors.LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
 
     def promote(self, pending: Credential) -> None:
         """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while nobody else can change the role.
@@ -179,7 +165,7 @@ class Rotation:
                 if session := self._hold(pending):
                     held.enter_context(session)
                     self._check_in_force(on_server_of(session, pending))
-            except DatabaseError as error:
+            except errors.DatabaseError as error:
                 if not error.unknown or self.old_one_works or not self._was_proved():
                     raise
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
@@ -206,9 +192,9 @@ class Rotation:
         current = read_credential(self.secrets, self.versions.current, StagingLabel.CURRENT)
         try:
             self.check_pending(current, pending)
-        except CredentialMismatchError as error:
+        except errors.CredentialMismatchError as error:
             doubt = self._disproof(current)
-            if isinstance(doubt, LoginRefusedError):
+            if isinstance(doubt, errors.LoginRefusedError):
                 error.critical = True
                 error.what += (
                     f" AWSCURRENT does not log in: {doubt.what} Store it again with the password of AWSPENDING "
@@ -244,13 +230,13 @@ class Rotation:
             session = self.prove(pending)
             try:
                 return self._take_row(session, pending)
-            except RotationError as error:
+            except errors.RotationError as error:
                 if may_pass(error):
                     raise
                 logger.info("Nobody can hold the role's row: %s", error.what)
             return None
 
-        with suppress(DatabaseReadOnlyError, PasswordChangeError, RoleLockedError):
+        with suppress(errors.DatabaseReadOnlyError, errors.PasswordChangeError, errors.RoleLockedError):
             return self.deadline.wait_for(hold, RESERVE_S, passes=may_pass, at_most=HOLD_S)
         return None
 
@@ -259,7 +245,7 @@ class Rotation:
         if session:
             try:
                 return _with_row(session, pending)
-            except DatabaseError as error:
+            except errors.DatabaseError as error:
                 if is_anothers(error) or not self.by_superuser:
                     raise
         if not self.by_superuser:
@@ -273,7 +259,9 @@ class Rotation:
         ask = partial(self.database.log_in, login, scram_only=scram_only, reserve=reserve)
         return self.deadline.wait_for(ask, reserve)
 
-    def _find_way(self, login: Credential, *known: Credential) -> tuple[Credential, Session | LoginNotAllowedError]:
+    def _find_way(
+        self, login: Credential, *known: Credential
+    ) -> tuple[Credential, Session | errors.LoginNotAllowedError]:
         """Return the login with the password that the database accepts, and a session, or why its door stays shut.
 
         Only a refused password leads to the next one. Whatever else comes is raised, and nothing was changed.
@@ -284,15 +272,15 @@ class Rotation:
                 skipped += 1
                 continue
             orphan = credential.label not in set(StagingLabel)
-            door: Session | LoginNotAllowedError
+            door: Session | errors.LoginNotAllowedError
             try:
                 door = self._log_in(credential)
-            except LoginRefusedError:
+            except errors.LoginRefusedError:
                 refused.append(credential.label)
                 continue
-            except LoginNotAllowedError as error:
+            except errors.LoginNotAllowedError as error:
                 door = error
-            except AuthenticationMethodError:
+            except errors.AuthenticationMethodError:
                 if not orphan:
                     raise
                 skipped += 1
@@ -302,9 +290,9 @@ class Rotation:
                 self.measure("Recovered", 1)
             return credential, door
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
-        raise LoginRefusedError(
+        raise errors.LoginRefusedError(
             f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-            hint=f"{LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
+            hint=f"{errors.LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
         )
 
     def _ways_in(self, login: Credential, *known: Credential) -> Iterator[Credential | None]:
@@ -320,7 +308,7 @@ class Rotation:
         for version, label in self._other_versions({credential.label for credential in known}):
             try:
                 other = read_credential(self.secrets, version, label)
-            except RotationError as error:
+            except errors.RotationError as error:
                 logger.warning("%s is passed over: %s", label, error.what)
                 yield None
                 continue
@@ -337,7 +325,7 @@ class Rotation:
         yield from ((version, label) for version, label in labelled.items() if version and label not in known)
         try:
             retained = self.secrets.list_secret_version_ids()
-        except RotationError as error:
+        except errors.RotationError as error:
             logger.warning("Versions without a label are passed over: %s", error)
             return
         others = [version for version in retained if version not in {self.versions.current, *labelled}]
@@ -351,7 +339,7 @@ class Rotation:
 
     def _check_in_force(self, login: Credential) -> None:
         """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
-        with suppress(LoginNotAllowedError):
+        with suppress(errors.LoginNotAllowedError):
             self._log_in(login, RESERVE_S).close()
 
     def _move(self, *, look: bool) -> None:
@@ -362,24 +350,24 @@ class Rotation:
             self.secrets.update_secret_version_stage(
                 StagingLabel.CURRENT, move_to=self.token, remove_from=self.versions.current
             )
-        except (SecretsManagerError, VersionNotPendingError):
+        except (errors.SecretsManagerError, errors.VersionNotPendingError):
             if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
                 raise
 
     def _look_back(self, pending: Credential) -> None:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does."""
         refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0)
-        if not isinstance(refusal, LoginRefusedError):
+        if not isinstance(refusal, errors.LoginRefusedError):
             return
         before = self.versions.current
         former = read_credential(self.secrets, before, StagingLabel.PREVIOUS)
         if doubt := self._disproof(former, 0.0):
-            raise UnprovenPasswordError(
+            raise errors.UnprovenPasswordError(
                 f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor does the former "
                 f"AWSCURRENT (version {before}) log in: {doubt.what}"
             )
         self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)
-        raise LoginRefusedError(
+        raise errors.LoginRefusedError(
             f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in: another rotation has "
             "changed the password meanwhile."
         )
@@ -407,7 +395,7 @@ class Rotation:
         try:
             for note in session.change_password(pending, confirm, trust):
                 logger.warning(note)
-        except PasswordChangeError as error:
+        except errors.PasswordChangeError as error:
             if not error.in_doubt or self._disproof(on_server_of(session, pending)):
                 raise
         return self.deadline.clock()
@@ -423,8 +411,8 @@ class Rotation:
         def change() -> float:
             try:
                 session = self._log_in(superuser)
-            except LoginRefusedError as error:
-                raise LoginRefusedError(
+            except errors.LoginRefusedError as error:
+                raise errors.LoginRefusedError(
                     f"The superuser of `masterarn`: {error.what}",
                     hint=f"Its own rotation may be at work: Secrets Manager retries this one. If not: {error.hint}",
                 ) from None
@@ -438,7 +426,7 @@ class Rotation:
             "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
         )
 
-    def _disproof_elsewhere(self, pending: Credential, session: Session) -> DatabaseError | None:
+    def _disproof_elsewhere(self, pending: Credential, session: Session) -> errors.DatabaseError | None:
         """Return why AWSPENDING does not log in at the secret's own host, where that is not the superuser's."""
         there = on_server_of(session, pending)
         return None if there is pending else self._disproof(pending, lags=True)
@@ -447,9 +435,13 @@ class Rotation:
         """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
         now = self.secrets.describe_secret()
         if now.with_label(StagingLabel.PENDING) != self.token or now.current != self.versions.current:
-            raise VersionNotPendingError("The labels have moved since the step began: another rotation is at work.")
+            raise errors.VersionNotPendingError(
+                "The labels have moved since the step began: another rotation is at work."
+            )
 
-    def _disproof(self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False) -> DatabaseError | None:
+    def _disproof(
+        self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False
+    ) -> errors.DatabaseError | None:
         """Return None once the database accepts the login, or why it does not: the second refusal, after a pause.
 
         No answer is waited for until the reserve, and counts as a refusal then; so is a refusal where the host `lags`
@@ -460,7 +452,7 @@ class Rotation:
             tries += 1
             try:
                 session = self._prove_once(login, reserve)
-            except DatabaseError as error:
+            except errors.DatabaseError as error:
                 if (error.unknown or lags or tries < 2) and self.deadline.pause(0.5, reserve):  # noqa: PLR2004
                     continue
                 return error
@@ -475,13 +467,13 @@ def on_server_of(session: Session, login: Credential) -> Credential:
     return login if login.address == there.address else login.at(there)
 
 
-def shows(database: Database, credential: Credential, door: Session | DatabaseError | None) -> bool:
+def shows(database: Database, credential: Credential, door: Session | errors.DatabaseError | None) -> bool:
     """Tell whether what a login led to shows that the password is the user's; a session is closed.
 
     A refusal after authentication, or None for one, does so only where the server has proved who it is.
     """
-    if door is None or isinstance(door, DatabaseError):
-        return isinstance(door, LoginNotAllowedError | None) and database.verifies(credential)
+    if door is None or isinstance(door, errors.DatabaseError):
+        return isinstance(door, errors.LoginNotAllowedError | None) and database.verifies(credential)
     door.close()
     return True
 
@@ -494,14 +486,14 @@ def _with_row(session: Session, login: Credential) -> Session:
     return session
 
 
-def may_pass(error: RotationError) -> bool:
+def may_pass(error: errors.RotationError) -> bool:
     """Tell whether fresh logins may find another state: after another's change of the role, or with a new primary."""
-    return isinstance(error, DatabaseReadOnlyError) or is_anothers(error)
+    return isinstance(error, errors.DatabaseReadOnlyError) or is_anothers(error)
 
 
-def is_anothers(error: RotationError) -> bool:
+def is_anothers(error: errors.RotationError) -> bool:
     """Tell whether it was another's change of the same role that stood in the way."""
-    return isinstance(error, RoleLockedError) or getattr(error, "sqlstate", None) in _TWIN
+    return isinstance(error, errors.RoleLockedError) or getattr(error, "sqlstate", None) in _TWIN
 
 
 def read_credential(secrets: Secrets, version: str, label: str) -> Credential:
@@ -509,5 +501,5 @@ def read_credential(secrets: Secrets, version: str, label: str) -> Credential:
     text = secrets.get_secret_value(version)
     try:
         return replace(Credential.parse(text), label=label, version=version)
-    except InvalidSecretError as error:
-        raise InvalidSecretError(f"{label}, version {version}: {error.what}", hint=error.hint) from None
+    except errors.InvalidSecretError as error:
+        raise errors.InvalidSecretError(f"{label}, version {version}: {error.what}", hint=error.hint) from None

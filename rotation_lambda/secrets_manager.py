@@ -7,16 +7,7 @@ from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from rotation_lambda import clients
-from rotation_lambda.errors import (
-    AccessDeniedError,
-    InvalidSecretError,
-    MissingVersionError,
-    RotationError,
-    SecretDeletedError,
-    SecretNotFoundError,
-    SecretsManagerError,
-)
+from rotation_lambda import clients, errors
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import TAG
 
@@ -99,7 +90,7 @@ class SecretsManager:
         call = partial(self.client.get_secret_value, SecretId=self.secret_id, VersionId=version)
         answer = self._ask("GetSecretValue", version, call)
         if "SecretString" not in answer:
-            raise InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
+            raise errors.InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
         return answer["SecretString"]
 
     def get_random_password(self, policy: PasswordPolicy) -> str:
@@ -158,7 +149,7 @@ class SecretsManager:
 
         try:
             self._ask("UpdateSecretVersionStage", move_to, move, patient=True)
-        except SecretsManagerError:
+        except errors.SecretsManagerError:
             if tries == 1 or self._settle(label, remove_from) != move_to:
                 raise
 
@@ -203,21 +194,21 @@ def _schedule(rules: RotationRulesTypeTypeDef) -> str | None:
     return rules.get("ScheduleExpression") or (f"every {days} days" if days else None)
 
 
-def _read(failure: clients.Failure, operation: str, secret_id: str, version: str | None) -> RotationError:
+def _read(failure: clients.Failure, operation: str, secret_id: str, version: str | None) -> errors.RotationError:
     code, words = failure.code, " ".join(failure.words.split())[:500]
     if code == "ResourceNotFoundException":
         if version is None:
-            return SecretNotFoundError(f"Secrets Manager does not know the secret {secret_id}.")
-        return MissingVersionError(f"Version {version} has no value.")
+            return errors.SecretNotFoundError(f"Secrets Manager does not know the secret {secret_id}.")
+        return errors.MissingVersionError(f"Version {version} has no value.")
     if code == "InvalidRequestException" and "delet" in words:
-        return SecretDeletedError("The secret is marked for deletion.")
+        return errors.SecretDeletedError("The secret is marked for deletion.")
     if failure.code in clients.DENIED:
         # Of the messages only this one is quoted: it names the action and the resource, and never a value.
-        return AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {words}")
+        return errors.AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {words}")
     if code in _KEY_TROUBLE:
-        return AccessDeniedError(
+        return errors.AccessDeniedError(
             f"{operation} could not use the secret's KMS key ({code}): {words}",
             hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the execution role; enable the key.",
         )
     hint = _CROWDED if clients.is_throttled(code) else failure.hint
-    return SecretsManagerError(f"{operation} {failure.what}.", hint=hint)
+    return errors.SecretsManagerError(f"{operation} {failure.what}.", hint=hint)

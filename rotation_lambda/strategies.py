@@ -8,18 +8,8 @@ from dataclasses import fields
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
+from rotation_lambda import errors
 from rotation_lambda.deadline import BEFORE_CHANGE_S
-from rotation_lambda.errors import (
-    InvalidSecretError,
-    LoginNotAllowedError,
-    LoginRefusedError,
-    PasswordChangeError,
-    RoleNotPreparedError,
-    RotationError,
-    UnprovenPasswordError,
-    VerificationFailedError,
-    VersionNotPendingError,
-)
 from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, on_server_of, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
@@ -51,7 +41,7 @@ class SingleUser(Rotation):
         if way.label == StagingLabel.PENDING:
             self._leave_as_set(door)
             return
-        if isinstance(door, LoginNotAllowedError):
+        if isinstance(door, errors.LoginNotAllowedError):
             raise door
         with door as session:
             changed = self._change(session, pending, lambda: self._check_unchanged(way))
@@ -59,9 +49,9 @@ class SingleUser(Rotation):
         self._remember(changed)
         logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way.label)
 
-    def _leave_as_set(self, door: Session | LoginNotAllowedError) -> None:
+    def _leave_as_set(self, door: Session | errors.LoginNotAllowedError) -> None:
         """Do no more: the database accepts AWSPENDING."""
-        if isinstance(door, LoginNotAllowedError):
+        if isinstance(door, errors.LoginNotAllowedError):
             logger.warning("The password of AWSPENDING is accepted, but: %s %s", door.what, door.hint)
         else:
             door.close()
@@ -76,9 +66,9 @@ class SingleUser(Rotation):
         """
         try:
             self._check_in_force(way)
-        except LoginRefusedError as error:
+        except errors.LoginRefusedError as error:
             what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
-            raise PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
+            raise errors.PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
         self._check_labels()
 
     def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
@@ -92,27 +82,27 @@ class SingleUser(Rotation):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
             if put_back is None:
-                raise UnprovenPasswordError(
+                raise errors.UnprovenPasswordError(
                     f"{found} AWSCURRENT (version {current.version}) did not log in before either."
                 )
             try:
                 self._check_labels()
-                doubt: RotationError | None = self._disproof(current)
+                doubt: errors.RotationError | None = self._disproof(current)
                 if doubt:
                     put_back()
                     self.measure("Recovered", 1)
                     doubt = self._disproof(current, 0.0)
-            except VersionNotPendingError as error:
-                raise VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
-            except RotationError as error:
+            except errors.VersionNotPendingError as error:
+                raise errors.VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
+            except errors.RotationError as error:
                 if is_anothers(error) and self.deadline.pause(1.0):
                     continue
                 doubt = error
             if doubt is None:
-                raise VerificationFailedError(
+                raise errors.VerificationFailedError(
                     f"{found} AWSCURRENT (version {current.version}) is in force again, and logs in."
                 )
-            raise UnprovenPasswordError(
+            raise errors.UnprovenPasswordError(
                 f"{found} Nor could AWSCURRENT (version {current.version}) be put back for certain: {doubt.what}"
             )
 
@@ -132,7 +122,7 @@ class BySuperuser(SingleUser):
         label, proved = "", False
         try:
             way, door = self._find_way(current, current, pending)
-        except LoginRefusedError as error:
+        except errors.LoginRefusedError as error:
             logger.warning("%s Only the secret's tag can show that it is for this user.", error.what)
         else:
             label = way.label
@@ -146,7 +136,7 @@ class BySuperuser(SingleUser):
             back = trusted if label == StagingLabel.CURRENT else None
             self._verify(on_server_of(session, current), on_server_of(session, pending), back)
             if reason := self._disproof_elsewhere(pending, session):
-                raise UnprovenPasswordError(
+                raise errors.UnprovenPasswordError(
                     f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it logs "
                     f"in at the writer: {reason.what}"
                 )
@@ -185,10 +175,10 @@ class AlternatingUsers(Rotation):
         def verify(session: Session) -> None:
             there = on_server_of(session, pending)
             if reason := self._disproof(there) or self._disproof_elsewhere(pending, session):
-                raise VerificationFailedError(
+                raise errors.VerificationFailedError(
                     f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not "
                     f"log in: {reason.what} AWSCURRENT (version {current.version}) was not touched.",
-                    hint=reason.hint if isinstance(reason, RoleNotPreparedError) else None,
+                    hint=reason.hint if isinstance(reason, errors.RoleNotPreparedError) else None,
                 )
 
         self._change_by_superuser(pending, self._trust(current, is_accepted, session), verify)
@@ -197,7 +187,7 @@ class AlternatingUsers(Rotation):
         """Tell whether a password that the secret has, or had, for the login's user is in force."""
         try:
             credential, door = self._find_way(login)
-        except LoginRefusedError:
+        except errors.LoginRefusedError:
             return False
         return shows(self.database, credential, door)
 
@@ -208,8 +198,8 @@ class AlternatingUsers(Rotation):
         """
         try:
             session = self.database.log_in(credential, reserve=reserve)
-        except LoginRefusedError as error:
-            raise LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
+        except errors.LoginRefusedError as error:
+            raise errors.LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
         with ExitStack() as opened:
             opened.push(session)
             owned = session.check_identity()
@@ -237,7 +227,7 @@ def resolve(choice: Strategy, credential: Credential) -> Strategy:
     if choice is Strategy.AUTO:
         choice = Strategy.ALTERNATING_USERS if credential.masterarn else Strategy.SINGLE_USER
     if choice is not Strategy.SINGLE_USER and not credential.masterarn:
-        raise InvalidSecretError(
+        raise errors.InvalidSecretError(
             f"`masterarn` is missing from the secret, which ROTATION_STRATEGY={choice} needs.",
             hint="Add `masterarn`, the ARN of the superuser's secret; or set ROTATION_STRATEGY=single-user.",
         )
