@@ -78,13 +78,12 @@ class SingleUser(Rotation):
         over another rotation's proven password would lock everybody out. And only if AWSCURRENT had been in force
         before: else `put_back` is None. Who meets another's change starts over with fresh logins.
         """
+        ours = f"AWSCURRENT (version {current.version})"
         while reason := self._disproof(pending):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
             if put_back is None:
-                raise errors.UnprovenPasswordError(
-                    f"{found} AWSCURRENT (version {current.version}) did not log in before either."
-                )
+                raise errors.UnprovenPasswordError(f"{found} {ours} did not log in before either.")
             try:
                 self._check_labels()
                 doubt: errors.RotationError | None = self._disproof(current)
@@ -99,12 +98,8 @@ class SingleUser(Rotation):
                     continue
                 doubt = error
             if doubt is None:
-                raise errors.VerificationFailedError(
-                    f"{found} AWSCURRENT (version {current.version}) is in force again, and logs in."
-                )
-            raise errors.UnprovenPasswordError(
-                f"{found} Nor could AWSCURRENT (version {current.version}) be put back for certain: {doubt.what}"
-            )
+                raise errors.VerificationFailedError(f"{found} {ours} is in force again, and logs in.")
+            raise errors.UnprovenPasswordError(f"{found} Nor could {ours} be put back for certain: {doubt.what}")
 
 
 class BySuperuser(SingleUser):

@@ -59,6 +59,7 @@ _TLS_WANTED = (
 _TLS_VERSION = "Enable TLS 1.2 or newer on the server (ssl_max_protocol_version); older versions are not accepted."
 _OWN_TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
+# What postgres/wire.py says, and libpq under its limit.
 _FLOOD = "Check `host` and `port` in the secret: what answers there sends far more than a PostgreSQL server does."
 _ANY_CERTIFICATE = "Set sslmode to verify-full: with PGSSLROOTCERT=system any certificate would be accepted."
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
@@ -130,8 +131,7 @@ _ANSWERS = (
     _Answer(r"expected authentication request from server, but received", ConnectionFailedError, _STRANGER),
     _Answer(r"server sent an error response during SSL exchange", ConnectionFailedError, _STRANGER),
     _Answer(r"Connection timed out$", DatabaseTimeoutError),
-    _Answer(r"the server sent more than ", DatabaseUnreachableError, _FLOOD, stays=True),  # postgres/wire.py
-    _Answer(r"cannot allocate memory for input buffer", DatabaseUnreachableError, _FLOOD, stays=True),
+    _Answer(r"(?:the server sent more than |cannot allocate memory for)", DatabaseUnreachableError, _FLOOD, stays=True),
 )
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
