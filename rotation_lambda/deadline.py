@@ -1,17 +1,13 @@
 """How long the step may still take: the remaining time of the Lambda invocation, less the time to report."""
 
-from __future__ import annotations
-
 import logging
 import random
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeVar
+from typing import Self, TypeVar
 
 from rotation_lambda.errors import ConfigurationError, DatabaseError, DatabaseTimeoutError, HostNotFoundError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 _Answer = TypeVar("_Answer")
 

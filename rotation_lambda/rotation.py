@@ -1,24 +1,18 @@
 """One rotation, whatever its strategy: the version it leads to, the outside world, and what all strategies do alike."""
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
-from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S, Deadline
+from rotation_lambda.settings import PasswordPolicy, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import Trust
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
-    from rotation_lambda.deadline import Deadline
-    from rotation_lambda.settings import PasswordPolicy, Strategy
 
 logger = logging.getLogger(__name__)
 

@@ -5,22 +5,16 @@ the database accepts). Any step may be repeated, come late, run twice or be cut 
 before the database is changed, so that no password is ever known to the database alone.
 """
 
-from __future__ import annotations
-
 import logging
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from rotation_lambda.copies import Kind
+from rotation_lambda.credential import Credential
 from rotation_lambda.errors import MissingVersionError, SecretsManagerError
-from rotation_lambda.rotation import read_credential
+from rotation_lambda.rotation import Rotation, read_credential
+from rotation_lambda.settings import PasswordPolicy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.strategies import choose_strategy
-
-if TYPE_CHECKING:
-    from rotation_lambda.credential import Credential
-    from rotation_lambda.rotation import Rotation
-    from rotation_lambda.settings import PasswordPolicy
 
 logger = logging.getLogger(__name__)
 

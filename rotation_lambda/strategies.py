@@ -1,24 +1,18 @@
 """Whose password changes, and who changes it: one user, who does it or has it done; or the other one of two."""
 
-from __future__ import annotations
-
 import logging
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import fields
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from rotation_lambda import errors
+from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import BEFORE_CHANGE_S
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, is_anothers, on_server_of, shows
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, Session, is_anothers, on_server_of, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rotation_lambda.credential import Credential
-    from rotation_lambda.rotation import Session
 
 logger = logging.getLogger(__name__)
 

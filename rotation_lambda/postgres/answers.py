@@ -1,10 +1,9 @@
 """What libpq says when a login fails, read once: accepted, refused, or unknown and why."""
 
-from __future__ import annotations
-
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from rotation_lambda.credential import Credential
 from rotation_lambda.errors import (
     AuthenticationMethodError,
     ConnectionFailedError,
@@ -18,9 +17,6 @@ from rotation_lambda.errors import (
     PoolerError,
     TlsError,
 )
-
-if TYPE_CHECKING:
-    from rotation_lambda.credential import Credential
 
 
 class _Answer(NamedTuple):

@@ -1,17 +1,16 @@
 """Where credentials are used: log in to PostgreSQL, and tell what the server answered."""
 
-from __future__ import annotations
-
 import os
 import socket
 import time
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import psycopg2
 
-from rotation_lambda.credential import SslMode
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import Deadline
 from rotation_lambda.errors import (
     AuthenticationMethodError,
     ConnectionFailedError,
@@ -24,12 +23,6 @@ from rotation_lambda.postgres.answers import name_login, read_answer
 from rotation_lambda.postgres.session import MD5, OPTIONS, SCRAM, Session
 from rotation_lambda.postgres.wire import wait
 from rotation_lambda.settings import PLATFORM_ROOTS
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rotation_lambda.credential import Credential
-    from rotation_lambda.deadline import Deadline
 
 CONNECT_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 3.0

@@ -1,19 +1,13 @@
 """What a superuser changes in the database beside a password: a clone, brought into step with its original."""
 
-from __future__ import annotations
-
 import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from rotation_lambda.credential import Credential
 from rotation_lambda.errors import RoleNotPreparedError
-from rotation_lambda.trust import TAG
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-
-    from rotation_lambda.credential import Credential
-    from rotation_lambda.trust import Trust
+from rotation_lambda.trust import TAG, Trust
 
 # Lists of names are stored with quotes: one literal would become one name (PostgreSQL's GUC_LIST_QUOTE, to which no
 # extension can add; pg_dump has the same list).

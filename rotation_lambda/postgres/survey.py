@@ -1,12 +1,7 @@
 """What a session can see, as an ordinary role and without changing anything, of its own role and of its server."""
 
-from __future__ import annotations
-
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
 VERIFIERS_ALLOWED = "credcheck.encrypted_password_allowed"
 _SETTINGS = (

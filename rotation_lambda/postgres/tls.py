@@ -1,23 +1,19 @@
 """What a server's certificate says: its names, its issuer, its end, and why it is not trusted."""
 
-from __future__ import annotations
-
 import re
 import socket
 import ssl
 import struct
 import time
+from collections.abc import Iterable, Mapping
 from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rotation_lambda.errors import ConfigurationError
 from rotation_lambda.settings import PLATFORM_ROOTS, SHIPPED_BUNDLE
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
 
 _SSL_REQUEST = struct.pack("!ii", 8, 80877103)  # PostgreSQL 53.7, SSLRequest
 _NO_CHECK_TIME = 0x200000  # OpenSSL's X509_V_FLAG_NO_CHECK_TIME, for which the ssl module has no name

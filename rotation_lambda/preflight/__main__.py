@@ -1,21 +1,16 @@
 """The preflight from a command line: python -m rotation_lambda.preflight SECRET_ID."""
 
-from __future__ import annotations
-
 import argparse
 import json
 import os
 import re
 import shutil
 import sys
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import NoReturn
 
 from rotation_lambda import __version__
 from rotation_lambda.preflight import run
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import NoReturn
 
 DESCRIPTION = "Check everything that a rotation of a secret needs, without changing anything."
 STATUSES = "Exit status: 0 ok, 1 warnings, 2 failures, 3 wrong options."

@@ -1,22 +1,17 @@
 """A preflight of every secret that this function rotates, as many as one invocation has time for."""
 
-from __future__ import annotations
-
 import json
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from rotation_lambda import clients
 from rotation_lambda.deadline import MINIMUM_S, REPORT_S, Deadline
+from rotation_lambda.preflight.findings import Report
 from rotation_lambda.preflight.run import run
 from rotation_lambda.preflight.secret import is_same_function
 from rotation_lambda.secrets_manager import SecretsManager
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
-
-    from rotation_lambda.preflight.findings import Report
 
 LOOK_S = 60.0
 """What one secret may take at most: a server that does not answer must not cost all others their turn."""

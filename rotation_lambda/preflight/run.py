@@ -1,18 +1,11 @@
 """A rotation's way, walked without changing anything: what would stop it, and what to do about it."""
 
-from __future__ import annotations
-
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping
 
 from rotation_lambda.deadline import REPORT_S, Deadline
-from rotation_lambda.preflight.findings import Report
+from rotation_lambda.preflight.findings import Finding, Report
 from rotation_lambda.preflight.session import SessionLook as Look
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from rotation_lambda.preflight.findings import Finding
 
 TABLE = {
     "timeout": Look.check_timeout,

@@ -1,11 +1,8 @@
 """A preflight's look around in the sessions of the user, and of the superuser: what they may do, and what is logged."""
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from rotation_lambda.credential import Credential
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, PasswordChangeError
+from rotation_lambda.postgres import Survey
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.roles import quote_name
 from rotation_lambda.postgres.session import LEAST_ITERATIONS, MD5, MOST_ITERATIONS
@@ -17,9 +14,6 @@ from rotation_lambda.rotation import shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.trust import Trust
-
-if TYPE_CHECKING:
-    from rotation_lambda.postgres import Survey
 
 _SOON_DAYS = 30
 _NOT_PINNED = "Set SUPERUSER_SECRET_ARNS (template.yaml does), or a writer of this secret chooses its superuser."
