@@ -44,7 +44,7 @@ def codes() -> str:
     kinds = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, errors.RotationError)]
     kinds.sort(key=lambda kind: inspect.getsourcelines(kind)[1])
     return "".join(
-        f"\n## {kind.code}\n\n`{kind.__name__}`: {_summary(kind)}\n\n**Next:** {_linked(kind.hint)}\n" for kind in kinds
+        f"\n## {kind.code}\n\n`{kind.__name__}`: {_summary(kind)}\n**Next:** {_linked(kind.hint)}\n" for kind in kinds
     )
 
 
