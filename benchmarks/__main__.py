@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from benchmarks import measure, page
-from benchmarks.share import IMPOSSIBLE
+from benchmarks.share import IMPOSSIBLE, find_root
 from benchmarks.world import OWN_HANDLER, build, run_world, version_of
 from local import ROOT
 from local.terminal import run
@@ -67,7 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def make_parser() -> argparse.ArgumentParser:
     """Make the parser of all options."""
     parser = argparse.ArgumentParser(
-        prog="make bench", usage='make bench ARGS="[OPTIONS]"', description=__doc__, epilog=IMPOSSIBLE
+        prog="make bench",
+        usage='make bench ARGS="[OPTIONS]"',
+        description=__doc__,
+        epilog=None if find_root() else IMPOSSIBLE,
     )
     add = parser.add_argument
     add("--runs", type=int, default=10, metavar="N", help="rotations of each function and size (default: 10; 0: none)")

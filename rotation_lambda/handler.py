@@ -8,11 +8,12 @@ gc.disable()  # nothing that is imported is garbage, and to look for some takes 
 
 import logging
 import os
+import time
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aws_lambda_powertools import Logger
 
@@ -22,7 +23,7 @@ from rotation_lambda.errors import RotationError, UnexpectedError
 from rotation_lambda.event import RotationEvent, Step
 from rotation_lambda.postgres import Postgres
 from rotation_lambda.rds import Rds
-from rotation_lambda.rotation import Proof, Rotation
+from rotation_lambda.rotation import PROOF_S, Proof, Rotation
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import Settings
 from rotation_lambda.superuser import Superusers
@@ -34,8 +35,27 @@ if TYPE_CHECKING:
 
     from rotation_lambda.preflight import Report
 
-_MEMORY: dict[str, dict[str, Proof]] = {}
-"""By secret, what this process has proved of the version that events were about lately; nothing of it is secret."""
+
+class Memory(NamedTuple):
+    """What this process keeps of a rotation from step to step, to spare it calls: nothing hangs on it being there.
+
+    `proofs` are what logins have shown, `values` what the versions hold: a version's value never changes (AWS:
+    PutSecretValue). It is forgotten at the end of the rotation, when another begins, or PROOF_S after `began`.
+    """
+
+    token: str
+    began: float
+    proofs: dict[str, Proof]
+    values: dict[str, str]
+
+    def __repr__(self) -> str:
+        """Return what is no secret."""
+        return f"Memory({self.token!r})"
+
+
+_MEMORY: dict[str, Memory] = {}
+"""By secret: a fleet's process takes steps of many."""
+
 
 logger = Logger(service="rotation_lambda", version=__version__)
 for name in ("boto3", "botocore", "urllib3"):
@@ -75,7 +95,8 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         deadline = Deadline.after(context.get_remaining_time_in_millis())
         client = clients.secrets_manager()
         description = SecretsManager(client, event.secret_id, deadline).describe()
-        secrets, versions = SecretsManager(client, description.arn, deadline), description.versions
+        memory, versions = _recall(description.arn, token), description.versions
+        secrets = SecretsManager(client, description.arn, deadline, values=memory.values)
         logger.append_keys(secret_id=description.arn)
         versions.check(token, event.step)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
@@ -83,12 +104,8 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         superusers = Superusers(
             lambda arn: SecretsManager(client, arn, early), lambda: Rds(clients.rds(), early), settings
         )
-        memory = _MEMORY.setdefault(description.arn, {})
-        if token not in memory:
-            memory.clear()
-        rotation = Rotation(
-            token, versions, secrets, database, deadline, superusers, settings.strategy, memory, measured.__setitem__
-        )
+        adapters, told = (secrets, database, deadline, superusers), (memory.proofs, measured.__setitem__)
+        rotation = Rotation(token, versions, *adapters, settings.strategy, *told)
         match event.step:
             case Step.CREATE_SECRET:
                 steps.create_secret(rotation, settings.password_policy, event.rotation_token)
@@ -98,8 +115,18 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
                 steps.test_secret(rotation)
             case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
                 steps.finish_secret(rotation)
+                _MEMORY.pop(description.arn, None)
                 measured["RotationSucceeded"] = 1
     return None
+
+
+def _recall(secret: str, token: str) -> Memory:
+    """Return what there is of this rotation, and forget what is old, or of another rotation of the secret."""
+    now = time.monotonic()
+    for one, memory in list(_MEMORY.items()):
+        if now - memory.began > PROOF_S or (one == secret and memory.token != token):
+            _MEMORY.pop(one, None)
+    return _MEMORY.setdefault(secret, Memory(token, now, {}, {}))
 
 
 def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:

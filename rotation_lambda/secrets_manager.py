@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -47,12 +47,13 @@ class SecretsManager:
 
     A call whose failure may pass is repeated: a read a few times, a write until the deadline. Every method raises
     SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what was sent, so
-    they never leave clients.ask().
+    they never leave clients.ask(). `values` are those of versions that are known already.
     """
 
     client: SecretsManagerClient
     secret_id: str
     deadline: Deadline
+    values: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)
 
     def describe_secret(self) -> SecretVersions:
         """Return the staging labels as they are now."""
@@ -85,13 +86,16 @@ class SecretsManager:
     def get_secret_value(self, version: str) -> str:
         """Return what a version holds (AWS: GetSecretValue); MissingVersionError where it has no value.
 
-        Asked by version id, since a label can have moved since DescribeSecret.
+        Asked by version id, since a label can have moved since DescribeSecret, and once, since a version's value stays.
         """
+        if version in self.values:
+            return self.values[version]
         call = partial(self.client.get_secret_value, SecretId=self.secret_id, VersionId=version)
         answer = self._ask("GetSecretValue", version, call)
         if "SecretString" not in answer:
             raise errors.InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
-        return answer["SecretString"]
+        self.values[version] = answer["SecretString"]
+        return self.values[version]
 
     def get_random_password(self, policy: PasswordPolicy) -> str:
         """Return a new password made by Secrets Manager's own random source (AWS: GetRandomPassword)."""
@@ -127,6 +131,7 @@ class SecretsManager:
                 )
             except self.client.exceptions.ResourceExistsException:
                 return False
+            self.values[version] = value
             return True
 
         return self._ask("PutSecretValue", version, put, patient=True)

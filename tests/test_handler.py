@@ -12,7 +12,7 @@ import pytest
 from moto.awslambda.utils import get_backend
 
 from local.servers import rotation
-from rotation_lambda import __version__, errors
+from rotation_lambda import __version__, errors, handler
 from tests.worlds.leaks import everything_in
 
 if TYPE_CHECKING:
@@ -86,19 +86,26 @@ class TestRotation:
         assert (secret.document(), secret.labels) == before
         assert role.lets_in(secret.document()["password"])
 
-    def test_needs_fourteen_calls_six_logins_and_no_refusal(
-        self, postgres: PostgresServer, secret: Secret, invoke: Invoke
+    @pytest.mark.parametrize("processes", [1, 4])
+    def test_needs_ten_calls_six_logins_and_no_refusal(
+        self, processes: int, postgres: PostgresServer, secret: Secret, invoke: Invoke
     ) -> None:
+        """In one process; where each step has one of its own, what the versions hold is read again."""
+        read = ["GetSecretValue"] if processes == 4 else []
         token = begin(secret)
         secret.server.calls.clear()
         logged = len(postgres.log())
-        rotation.invoke_steps(invoke, secret.arn, token)
+        for step in rotation.STEPS:
+            rotation.invoke_steps(invoke, secret.arn, token, steps=[step])
+            if processes == 4:
+                handler._MEMORY.clear()
         log = postgres.log()[logged:]
+        # A process of its own has no proof of setSecret's: finishSecret compares with AWSCURRENT.
         assert secret.server.calls == [
             *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),
-            *("DescribeSecret", "GetSecretValue", "GetSecretValue", "DescribeSecret"),
-            *("DescribeSecret", "GetSecretValue"),
-            *("DescribeSecret", "GetSecretValue", "UpdateSecretVersionStage"),
+            *("DescribeSecret", *read, *read, "DescribeSecret"),
+            *("DescribeSecret", *read),
+            *("DescribeSecret", *read, *read, "UpdateSecretVersionStage"),
         ]
         assert log.count("connection received") == 6
         assert log.count("password authentication failed") == 0
@@ -140,6 +147,52 @@ def test_an_emulators_own_rotate_secret_rotates(
     assert secret.labels["AWSCURRENT"] == version
     assert secret.document()["password"] != role.password
     assert role.lets_in(secret.document()["password"])
+
+
+class TestMemory:
+    """What a process keeps from step to step is forgotten in time, since it has passwords in it."""
+
+    def created(self, secret: Secret, invoke: Invoke) -> str:
+        token = begin(secret)
+        invoke(event(secret, token, "createSecret"))
+        assert secret.document("AWSPENDING")["password"] in str(handler._MEMORY[secret.arn].values)
+        return token
+
+    def test_ends_with_the_rotation(self, secret: Secret, invoke: Invoke) -> None:
+        rotation.invoke_steps(invoke, secret.arn, self.created(secret, invoke))
+        assert secret.arn not in handler._MEMORY
+
+    def test_outlives_a_step_that_fails_but_not_the_next_rotation(self, secret: Secret, invoke: Invoke) -> None:
+        token = self.created(secret, invoke)
+        with pytest.raises(errors.LoginRefusedError):
+            invoke(event(secret, token, "testSecret"))
+        assert handler._MEMORY[secret.arn].token == token
+        rotation.cancel(secret.server.client(), secret.arn)
+        following = begin(secret)
+        with pytest.raises(errors.MissingVersionError):
+            invoke(event(secret, following, "setSecret"))
+        memory = handler._MEMORY[secret.arn]
+        assert (memory.token, memory.proofs, [*memory.values]) == (following, {}, [secret.labels["AWSCURRENT"]])
+
+    def test_of_any_secret_is_forgotten_after_a_while(
+        self,
+        secret: Secret,
+        role: Role,
+        make_secret: Callable[[object], Secret],
+        invoke: Invoke,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        self.created(secret, invoke)
+        other = make_secret(role.document)
+        monkeypatch.setattr(handler, "PROOF_S", -1.0)
+        invoke(event(other, begin(other), "createSecret"))
+        assert secret.arn not in handler._MEMORY
+
+    def test_shows_no_secret(self, secret: Secret, invoke: Invoke) -> None:
+        self.created(secret, invoke)
+        told = repr(handler._MEMORY)
+        assert secret.document()["password"] not in told
+        assert secret.document("AWSPENDING")["password"] not in told
 
 
 class TestTestSecretAlone:

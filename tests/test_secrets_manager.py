@@ -82,6 +82,21 @@ class TestContract:
         with pytest.raises(errors.MissingVersionError, match=subject.pending):
             subject.secrets.get_secret_value(subject.pending)
 
+    def test_reads_once_what_it_has_read_or_stored(self, make_secret: Callable[[object], Secret]) -> None:
+        secret, values = make_secret("first"), dict[str, str]()
+        client, calls = secret.server.client(), secret.server.calls
+        pending, current = (
+            rotation.begin(client, secret.arn, secret.server.function_arn),
+            secret.labels["AWSCURRENT"],
+        )
+        for _ in range(2):  # the second one is another step's, with what the first one knew
+            secrets = adapter.SecretsManager(client, secret.arn, FakeClock().deadline(), values=values)
+            calls.clear()
+            secrets.put_secret_value(pending, "second", None)
+            assert [secrets.get_secret_value(version) for version in (current, pending)] == ["first", "second"]
+            read, asked = calls.count("GetSecretValue"), len(calls)
+        assert (read, asked) == (0, 1)
+
     def test_makes_a_new_password_each_time(self, subject: Subject) -> None:
         made = {subject.secrets.get_random_password(PasswordPolicy(length=20)) for _ in range(3)}
         assert {len(password) for password in made} == {20}
@@ -240,6 +255,7 @@ class TestPutSecretValue:
         body = {"__type": "ResourceExistsException", "Message": "exists"}
         with answering(400, body) as (secrets, _):
             assert not secrets.put_secret_value("v" * 32, "value", None)
+        assert secrets.values == {}
 
     @pytest.mark.parametrize("token", [None, "rotation-token-of-36-characters-at-least"])
     def test_sends_the_rotation_token_only_where_there_is_one(self, token: str | None) -> None:
