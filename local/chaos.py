@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from local.terminal import Screen
 
 ATTEMPTS = 5
-"""How often Secrets Manager tries a rotation, as far as this goes; AWS says «multiple times»."""
+"""How often Secrets Manager tries a rotation, as far as this goes; AWS says "multiple times"."""
 
 ROW = "{:<17}{:>13}{:>12}{:>13}{:>15}{:>9}"
 

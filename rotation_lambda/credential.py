@@ -14,7 +14,7 @@ from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
 from rotation_lambda.secret_text import read_object
 
-MAX_SECRET_BYTES = 65536  # AWS: «Secrets Manager quotas», secret value size
+MAX_SECRET_BYTES = 65536  # AWS: "Secrets Manager quotas", secret value size
 CLONE = "_clone"
 """What the name of the second of two alternating users ends in, unless `usernames` has both (as in the AWS sample)."""
 
@@ -92,7 +92,7 @@ def _host(secret: _Document, key: str) -> str:
     """Read one host name or address: no list, socket directory, URL or connection string, all of which libpq takes."""
     value = _text(secret, key)
     with suppress(ValueError):
-        # A zone («fe80::1%eth0») may hold anything in Python's eyes, a second host too.
+        # A zone ("fe80::1%eth0") may hold anything in Python's eyes, a second host too.
         if _HOST_NAME.fullmatch(value) or ipaddress.IPv6Address(value).scope_id is None:
             return value
     raise InvalidSecretError(
@@ -165,7 +165,7 @@ class Credential:
 
     @classmethod
     def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:
-        """Read the JSON of a secret (AWS: «JSON structure of Secrets Manager secrets», PostgreSQL).
+        """Read the JSON of a secret (AWS: "JSON structure of Secrets Manager secrets", PostgreSQL).
 
         `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names the key and never quotes a
         value of the secret's.
@@ -266,7 +266,7 @@ class Credential:
         """Return when AWSPENDING logs in where and as AWSCURRENT does; otherwise raise CredentialMismatchError.
 
         Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
-        password is changed (AWS: «Lambda rotation functions», set_secret).
+        password is changed (AWS: "Lambda rotation functions", set_secret).
         """
         login = [one for one in fields(self) if one.compare and one.name != "password"]
         different = [[*one.metadata][-1] for one in login if getattr(self, one.name) != getattr(current, one.name)]

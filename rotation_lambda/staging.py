@@ -16,7 +16,7 @@ from rotation_lambda.event import Step
 
 
 class StagingLabel(StrEnum):
-    """The labels that Secrets Manager itself moves (AWS: «What's in a secret?», staging labels)."""
+    """The labels that Secrets Manager itself moves (AWS: "What's in a secret?", staging labels)."""
 
     CURRENT = "AWSCURRENT"
     PENDING = "AWSPENDING"
@@ -28,7 +28,7 @@ class SecretVersions:
     """Which version has which labels at one moment, as DescribeSecret tells it.
 
     `rotation_enabled` is None where rotation was never configured: a first rotation looks so. `managed` is true for the
-    secret of a superuser that RDS created, and rotates itself (AWS: «Password management with Amazon RDS»).
+    secret of a superuser that RDS created, and rotates itself (AWS: "Password management with Amazon RDS").
     `replicas` has the state of each Region that the secret is replicated to: InSync, InProgress or Failed. `users` are
     those that the secret's tag names (trust.TAG).
     """
@@ -51,7 +51,7 @@ class SecretVersions:
         if version is None:
             raise MissingVersionError(
                 "The secret has no version with AWSCURRENT: there is nothing to rotate from.",
-                hint="Store the credential first, with «aws secretsmanager put-secret-value».",
+                hint="Store the credential first, with `aws secretsmanager put-secret-value`.",
             )
         return version
 

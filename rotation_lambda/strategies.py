@@ -150,7 +150,7 @@ class AlternatingUsers(Rotation):
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, whose user a superuser prepares, and prove it.
 
-        AWSCURRENT proves first that the secret is of this database (AWS: «Lambda rotation functions», set_secret). Its
+        AWSCURRENT proves first that the secret is of this database (AWS: "Lambda rotation functions", set_secret). Its
         user is left alone, so nothing is ever put back. Where the database does not show that the other user is this
         secret's, as a rule AWSPREVIOUS does by a login.
         """

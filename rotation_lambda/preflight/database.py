@@ -147,10 +147,10 @@ class DatabaseLook(SecretLook):
         if label is None and self.strategy is not Strategy.SUPERUSER:
             raise answer
         if is_unknown(door):
-            action = f"Applications cannot log in now. Do what «login {label}» says, and run the preflight again."
+            action = f"Applications cannot log in now. Do what `login {label}` says, and run the preflight again."
             return Seen(f"{answer.what} Whether {label}'s password is in force is not known.", action, Status.FAILED)
         self.door = door
-        action = "Applications cannot log in now. Rotate, and setSecret gets in: «aws secretsmanager rotate-secret»."
+        action = "Applications cannot log in now. Rotate, and setSecret gets in: `aws secretsmanager rotate-secret`."
         return Seen(f"{answer.what} {_REASONS[label]}.", action, Status.FAILED)
 
     def check_pending(self) -> Seen:

@@ -45,7 +45,7 @@ class SessionLook(DatabaseLook):
             return Seen(f"{seen}, without an end")
         days = survey.days_left or 0.0
         seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
-        action = "A rotation does not move that date: «ALTER ROLE … VALID UNTIL 'infinity'», or a later one."
+        action = "A rotation does not move that date: `ALTER ROLE … VALID UNTIL 'infinity'`, or a later one."
         return Seen(seen, action if days < _SOON_DAYS else "", measured={"DaysUntilExpiry": days})
 
     def check_connections(self) -> Seen:
@@ -54,7 +54,7 @@ class SessionLook(DatabaseLook):
         seen = f"{survey.connections} of {'any number' if limit is None else limit} of the role's"
         seen += f", {survey.server_connections} of {survey.server_limit} of the server's are in use"
         if limit is not None and limit <= survey.connections:
-            action = "Raise the role's limit by one, «ALTER ROLE … CONNECTION LIMIT n»: "
+            action = "Raise the role's limit by one, `ALTER ROLE … CONNECTION LIMIT n`: "
             action += "a rotation has two sessions at a time."
         elif survey.server_limit - survey.server_connections < _FEW_CONNECTIONS:
             action = "Raise max_connections, or find who holds them in pg_stat_activity."
@@ -165,7 +165,7 @@ def look_at_own_password(credential: Credential, survey: Survey) -> Seen:
         raise PasswordChangeError(
             "rds.restrict_password_commands is on, and the role is not a member of rds_password.",
             sqlstate="42501",
-            hint=f"«GRANT rds_password TO {quote_name(credential.username)}», as a member of rds_superuser.",
+            hint=f"`GRANT rds_password TO {quote_name(credential.username)}`, as a member of rds_superuser.",
         )
     verifiers = survey.settings.get(VERIFIERS_ALLOWED)  # for every role alike; an old credcheck has no such switch
     if verifiers == "off":

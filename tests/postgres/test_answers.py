@@ -335,7 +335,7 @@ def wait_for(words: str, role: Role) -> errors.DatabaseError:
             if words in now.what:
                 return now
         time.sleep(0.02)
-    raise AssertionError(f"The server never said «{words}»: {error}")
+    raise AssertionError(f"The server never said `{words}`: {error}")
 
 
 @pytest.mark.parametrize("version", VERSIONS)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 POSSIBLE = {
-    name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by «{name}»")
+    name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by `{name}`")
 }
 REFUSED = "password authentication failed"
 
@@ -173,7 +173,7 @@ class TestCredcheck:
 
 def test_the_list_of_what_was_left_out_is_right() -> None:
     for name, breakage in BREAKAGES.items():
-        told = any(f"«{name}»" in sentence for sentence in LEFT_OUT)
+        told = any(f"`{name}`" in sentence for sentence in LEFT_OUT)
         assert told is (name not in POSSIBLE) is bool(breakage.part and breakage.part.missing)
 
 

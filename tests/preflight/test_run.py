@@ -572,7 +572,7 @@ class TestSession:
         ("changes", "status", "told"),
         [
             ({}, "ok", ""),
-            ({"password_commands_restricted": True}, "failed", '«GRANT rds_password TO "app"»'),
+            ({"password_commands_restricted": True}, "failed", '`GRANT rds_password TO "app"`'),
             ({"password_commands_restricted": True, "rds_memberships": ["rds_password"]}, "ok", ""),
             ({"passwords_checked": True}, "warning", "credcheck.encrypted_password_allowed"),
             ({"passwords_checked": True, "settings": {CREDCHECK: "off"}}, "failed", f"Set {CREDCHECK} = on"),
@@ -787,7 +787,7 @@ class TestDatabase(Looking):
         assert (asked.status, asked.code) == ("failed", answer.code)
         assert (current.status, current.code) == ("failed", "")
         assert current.seen == f"refused. Whether {label}'s password is in force is not known."
-        assert f"«login {label}»" in current.action
+        assert f"`login {label}`" in current.action
         assert not {"previous", "super"} & {*database.tried}
         assert not {"role", "password change"} & findings.keys()
 

@@ -171,7 +171,7 @@ class Walk(RuleBasedStateMachine):
         elif isinstance(failure, errors.RotationRefusedError):
             self.token = None
         elif not isinstance(failure, KilledError):
-            self.taken = 0  # «Secrets Manager retries the entire rotation process»
+            self.taken = 0  # "Secrets Manager retries the entire rotation process"
 
     # Other people's.
 

@@ -1,6 +1,6 @@
 """Runs a few actors in every order, switching before each of their effects, up to a number of preemptions.
 
-After CHESS (Musuvathi, Qadeer: «Iterative Context Bounding for Systematic Testing of Multithreaded Programs», PLDI
+After CHESS (Musuvathi, Qadeer: "Iterative Context Bounding for Systematic Testing of Multithreaded Programs", PLDI
 2007): few preemptions find most faults, and there are few enough orders with few of them to run them all. A preemption
 is a switch away from an actor that could go on. One that sleeps, waits for a lock, has ended or is between two of its
 acts is left for nothing. Time passes only while nobody could go on, or while one who could is preempted.
