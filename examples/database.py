@@ -99,7 +99,7 @@ class Database:
                 try:
                     return self._log_in(login, parameters)
                 except self.driver.OperationalError as error:
-                    failure = type(error)(*error.args)  # psycopg's own exception carries the password along
+                    failure = type(error)(*error.args)  # psycopg's own exception has the password in it
                 if not is_refused(failure):
                     break
                 refused.append(login)

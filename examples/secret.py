@@ -25,7 +25,7 @@ def read_secret(secret_id: str, *, max_age_s: int = 300) -> dict[str, Any]:
 def read_version(secret_id: str, label: str) -> dict[str, Any]:
     """Return what the version with the staging label, say AWSPREVIOUS, holds at this moment; nothing is cached.
 
-    Powertools' cache knows a secret by its name alone: with another max_age, whoever asks for AWSCURRENT next would be
+    Powertools' cache knows a secret by its name alone: with another max_age, the next caller for AWSCURRENT would be
     given this version.
     """
     with suppress(TransformParameterError, UnicodeDecodeError):

@@ -219,7 +219,7 @@ BREAKAGES: Mapping[str, Breakage] = {
         ),
         Breakage(
             "down",
-            "Nobody listens on the port.",
+            "No server listens on the port.",
             "TCP",
             "failed",
             "connection-failed",
@@ -228,7 +228,7 @@ BREAKAGES: Mapping[str, Breakage] = {
         ),
         Breakage(
             "silent",
-            "Somebody listens who never says a word (here: the HTTP server that waits for a request).",
+            "A server listens that never answers (here: the HTTP server that waits for a request).",
             "login AWSCURRENT",
             "failed",
             "database-timeout",
@@ -280,7 +280,7 @@ BREAKAGES: Mapping[str, Breakage] = {
         ),
         Breakage(
             "trust",
-            "pg_hba.conf lets everybody in.",
+            "pg_hba.conf lets every user in.",
             "authentication",
             "failed",
             "authentication-method",

@@ -87,7 +87,7 @@ class Chaos:
                 if self._try(token, calm=attempt == ATTEMPTS - 1):
                     self.tally.done += 1
                     return
-                if attempt and self.dice.random() < 0.2:  # noqa: PLR2004 - somebody loses patience
+                if attempt and self.dice.random() < 0.2:  # noqa: PLR2004 - an operator loses patience
                     break
             rotation.cancel(client, self.stack.secret_arn)
             self.tally.cancelled += 1
@@ -123,7 +123,7 @@ class Chaos:
             return rule
 
         def refuse(passage: Passage) -> None:
-            """Let nobody in between two changes of the password, so that the first one has to be put back."""
+            """Let no login in between two changes of the password, so that the first one has to be put back."""
             if passage.direction == "ask" and b"ALTER ROLE" in passage.data:
                 changing.add(passage.connection)
             elif passage.connection in changing and passage.direction == "answer" and b"COMMIT" in passage.data:

@@ -53,8 +53,8 @@ def settings_for(clients: int) -> dict[str, str]:
 def run_rotations(stack: Stack, invoke: rotation.Invoke, screen: Screen, *, clients: int, times: int) -> dict[str, Any]:
     """Rotate so often while clients log in; show and return what they saw, and whether the strategy promises that.
 
-    Before the next rotation everybody logs in afresh. On AWS there are four hours for it; a login that takes as long as
-    a whole rotation is refused with alternating users, too. Every login is in one of the rows, so that they add up.
+    Before the next rotation every client logs in afresh. On AWS there are four hours for it; a login that takes as long
+    as a whole rotation is refused with alternating users, too. Every login is in one of the rows, so that they add up.
     """
     manager = stack.secrets_manager
     client = manager.client()

@@ -74,7 +74,7 @@ def find_stack(folder: Path, port: int | None = None) -> dict[str, Any]:
         try:
             client = SecretsManagerServer(**stack["secrets_manager"]).client(retries={"total_max_attempts": 1})
             client.describe_secret(SecretId=stack["secret_arn"])
-        except (BotoCoreError, ClientError):  # nobody listens, or somebody else
+        except (BotoCoreError, ClientError):  # no server listens, or another one
             file.unlink()
         else:
             return stack

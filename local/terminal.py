@@ -54,7 +54,7 @@ class Screen:
 
     @property
     def shows_progress(self) -> bool:
-        """Whether there is a terminal, and somebody who wants to see something there."""
+        """Whether there is a terminal, and the user wants to see something there."""
         return self.live.is_terminal and not self.quiet
 
     @property

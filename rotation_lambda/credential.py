@@ -265,7 +265,7 @@ class Credential:
     def check_same_login(self, current: "Credential", version: str) -> None:
         """Return when AWSPENDING logs in where and as AWSCURRENT does; otherwise raise CredentialMismatchError.
 
-        Guards against a confused deputy: whoever may write AWSPENDING must not choose the server or the role whose
+        Guards against a confused deputy: a writer of AWSPENDING must not choose the server or the role whose
         password is changed (AWS: "Lambda rotation functions", set_secret).
         """
         login = [one for one in fields(self) if one.compare and one.name != "password"]

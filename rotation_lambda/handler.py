@@ -1,4 +1,4 @@
-"""The door: what Secrets Manager asks is parsed, guarded by the staging labels and handed to its step."""
+"""The entry point: what Secrets Manager asks is parsed, guarded by the staging labels and handed to its step."""
 
 from __future__ import annotations
 

@@ -104,14 +104,14 @@ class Rotation:
     measure: Callable[[str, float], None] = lambda *_: None
 
     old_one_works: ClassVar[bool] = False
-    """Whether AWSCURRENT logs in until its label moves, so that nobody needs that to happen."""
+    """Whether AWSCURRENT logs in until its label moves, so that no application waits for it."""
 
     by_superuser: ClassVar[bool] = False
     """Whether a superuser changes the password, who can hold the row of a user that may not do so itself."""
 
     @staticmethod
     def next_user(current: Credential) -> str:
-        """Return whose name the next credential bears."""
+        """Return the user of the next credential."""
         return current.username
 
     def check_pending(self, current: Credential, pending: Credential) -> None:
@@ -125,10 +125,10 @@ class Rotation:
         pending.check_same_login(current.with_password(pending.password, user), self.token)
 
     def prove(self, credential: Credential, reserve: float = RESERVE_S) -> Session | None:
-        """Return an open session, or None where the password is right and the door stays shut; raise LoginRefusedError.
+        """Return an open session, or None where the password is right and the login rejected; raise LoginRefusedError.
 
-        A shut door, such as a reached connection limit, is no refusal: it is the password that rotates. What gives no
-        answer is waited for until the reserve.
+        A rejected login, as by a reached connection limit, is no refusal: it is the password that rotates. What gives
+        no answer is waited for until the reserve.
         """
         return self.deadline.wait_for(lambda: self._prove_once(credential, reserve), reserve)
 
@@ -142,15 +142,15 @@ class Rotation:
             raise errors.LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
 
     def promote(self, pending: Credential) -> None:
-        """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while nobody else can change the role.
+        """Move AWSCURRENT to AWSPENDING's version once a login has proved it, while no other can change the role.
 
-        Lock, prove, move: whoever changes the password in between waits for the row that we hold, and looks at the
-        labels before it commits. Where the row cannot be had, AWSCURRENT moves all the same, since holding the row is
-        open to strangers, and a login afterwards tells whether it was right.
+        Lock, prove, move: a change of the password in between waits for the row that we hold, and looks at the labels
+        before it commits. Where the row cannot be had, AWSCURRENT moves all the same, since holding the row is open to
+        strangers, and a login afterwards tells whether it was right.
 
         A refusal stops it. No answer is waited for until the reserve; where the old password has not worked since
         setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process had the proof: waiting helps
-        nobody, and a version that was never set is never promoted.
+        no application, and a version that was never set is never promoted.
         """
         self._check_unedited(pending)
         blind, session = False, None
@@ -177,7 +177,7 @@ class Rotation:
         logger.info("Moved AWSCURRENT to the version.%s", told)
 
     def _check_unedited(self, pending: Credential) -> None:
-        """Return when AWSPENDING is still what createSecret would make of AWSCURRENT: nobody has stored another login.
+        """Return when AWSPENDING is still what createSecret would make of AWSCURRENT: no other login was stored.
 
         Where setSecret of this process has compared them, and AWSCURRENT is the same version still, that is known.
         """
@@ -227,7 +227,7 @@ class Rotation:
             except errors.RotationError as error:
                 if may_pass(error):
                     raise
-                logger.info("Nobody can hold the role's row: %s", error.what)
+                logger.info("The role's row cannot be held: %s", error.what)
             return None
 
         with suppress(errors.DatabaseReadOnlyError, errors.PasswordChangeError, errors.RoleLockedError):
@@ -286,7 +286,7 @@ class Rotation:
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise errors.LoginRefusedError(
             f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-            hint=f"{errors.LoginRefusedError.hint} If nobody knows the password: docs/runbook.md.",
+            hint=f"{errors.LoginRefusedError.hint} If the password is lost: docs/runbook.md.",
         )
 
     def _ways_in(self, login: Credential, *known: Credential) -> Iterator[Credential | None]:

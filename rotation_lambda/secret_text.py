@@ -91,7 +91,7 @@ def read(text: str) -> object:
 def _without_duplicates(pairs: list[tuple[str, object]]) -> dict[str, object]:
     document = dict(pairs)
     if len(document) < len(pairs):
-        raise InvalidSecretError("The secret has a key twice, so that nobody can tell which value counts.")
+        raise InvalidSecretError("The secret has a key twice, so that it is open which value counts.")
     return document
 
 

@@ -25,8 +25,8 @@ class SingleUser(Rotation):
     def set_password(self, current: Credential, pending: Credential) -> None:
         """Bring the database to accept AWSPENDING, and prove it; or leave AWSCURRENT in force.
 
-        Whoever meets another's change of the role starts over with fresh logins: what let it in may be refused now. So
-        does who meets a standby: after a failover the same name leads to the new primary before long.
+        A try that meets another's change of the role starts over with fresh logins: what let it in may be refused now.
+        So does one that meets a standby: after a failover the same name leads to the new primary before long.
         """
         self._start_over(lambda: self._change_own(current, pending))
 
@@ -61,15 +61,15 @@ class SingleUser(Rotation):
         try:
             self._check_in_force(way)
         except errors.LoginRefusedError as error:
-            what = f"{error.what} It let us in a moment ago: somebody else has changed it. Nothing was changed here."
+            what = f"{error.what} It let us in a moment ago: it was changed meanwhile. Nothing was changed here."
             raise errors.PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
         self._check_labels()
 
     def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
 
-        It is put back by the session that changed it, and only if nobody else has touched the labels since: a put-back
-        over another rotation's proven password would lock everybody out. And only if AWSCURRENT had been in force
+        It is put back by the session that changed it, and only if the labels are the same still: a put-back over
+        another rotation's proven password would lock all applications out. And only if AWSCURRENT had been in force
         before: else `put_back` is None. Who meets another's change starts over with fresh logins.
         """
         ours = f"AWSCURRENT (version {current.version})"
@@ -97,7 +97,7 @@ class SingleUser(Rotation):
 
 
 class BySuperuser(SingleUser):
-    """One user, whose password a superuser changes: for who may not change it, or where nobody knows it any more."""
+    """One user, whose password a superuser changes: for who may not change it, or where it is lost."""
 
     __slots__ = ()
 
@@ -135,7 +135,7 @@ class BySuperuser(SingleUser):
 
 
 class AlternatingUsers(Rotation):
-    """Two users with the same rights, by turns: the one in use is never touched, so that no login is ever refused."""
+    """Two users with the same rights, in turn: the one in use is never touched, so that no login is ever refused."""
 
     __slots__ = ()
 
@@ -154,7 +154,7 @@ class AlternatingUsers(Rotation):
         user is left alone, so nothing is ever put back. Where the database does not show that the other user is this
         secret's, as a rule AWSPREVIOUS does by a login.
         """
-        log_in = super()._prove_once  # whoever the session runs as: what it is to be, its superuser sees to
+        log_in = super()._prove_once  # whatever role the session runs as: its superuser sees to what that is to be
         session = self.deadline.wait_for(partial(log_in, current, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
         proved = shows(self.database, current, session)
 
@@ -183,7 +183,7 @@ class AlternatingUsers(Rotation):
     def _prove_once(self, credential: Credential, reserve: float) -> Session:
         """Return an open session that runs as it should, with the original's rights; a shut door is an error here.
 
-        Where a membership was revoked, PostgreSQL lets the user in all the same, with a warning that nobody reads.
+        Where a membership was revoked, PostgreSQL lets the user in all the same, with a warning alone.
         """
         try:
             session = self.database.log_in(credential, reserve=reserve)

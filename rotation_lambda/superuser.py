@@ -37,7 +37,7 @@ class Superusers:
 
         It only ever goes to the host that its own secret names, or RDS for a secret that RDS manages. Raises
         SuperuserMismatchError unless the secret's own host is the same, or by RDS's word a replica of it or another
-        endpoint of the same cluster: else whoever may write a secret could have a role of that name changed elsewhere
+        endpoint of the same cluster: else a writer of the secret could have a role of that name changed elsewhere
         (AWS: "Lambda rotation functions", the confused deputy). The same where SUPERUSER_SECRET_ARNS does not list it.
         """
         arn = current.masterarn or ""

@@ -1,4 +1,4 @@
-"""What speaks for a secret beside its value, which proves nothing: whoever may write it can write anything."""
+"""What speaks for a secret beside its value, which proves nothing: its writer can write anything."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

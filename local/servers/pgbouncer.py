@@ -64,7 +64,7 @@ def run_pgbouncer(
             f"[databases]\npostgres = host=127.0.0.1 port={server.port} {options}\n[pgbouncer]\n"
             + "".join(f"{key} = {value}\n" for key, value in settings.items())
         )
-        give(server.surroundings, folder, *folder.iterdir())  # and to nobody else: mkdtemp has made it so
+        give(server.surroundings, folder, *folder.iterdir())  # and to no other: mkdtemp has made it so
         with (folder / "log").open("wb") as log:
             process = subprocess.Popen(  # noqa: S603
                 [program, str(folder / "pgbouncer.ini")], stdout=log, stderr=log, **server.surroundings
@@ -82,7 +82,7 @@ def run_pgbouncer(
 
 
 def is_open(port: int) -> bool:
-    """Tell whether somebody listens."""
+    """Tell whether a server listens."""
     with socket.socket() as knock:
         return knock.connect_ex(("127.0.0.1", port)) == 0
 

@@ -75,7 +75,7 @@ class ServerNotStartedError(CannotRunError):
 
 
 class PortTakenError(ServerNotStartedError):
-    """Somebody else listens on the port."""
+    """Another server listens on the port."""
 
 
 @dataclass(slots=True, weakref_slot=True, eq=False, kw_only=True)
@@ -104,7 +104,7 @@ class PostgresServer:
 
     @property
     def default_hba(self) -> str:
-        """The line of pg_hba.conf a new server has for everybody: SCRAM and TLS, as RDS where rds.force_ssl is on."""
+        """The line of pg_hba.conf a new server has for all users: SCRAM and TLS, as RDS where rds.force_ssl is on."""
         return f"{'hostssl' if self.ca_file else 'host'} all all all scram-sha-256"
 
     def connect(self, user: str, password: str, **overrides: object) -> Connection:
@@ -240,7 +240,7 @@ class PostgresServer:
         return lines[:1] == [str(self.pid)] and lines[-1] in {"ready", "standby"}
 
     def _prove_refusal(self) -> None:
-        """Raise RuntimeError unless a wrong password is refused: where everybody gets in, a login proves nothing."""
+        """Raise RuntimeError unless a wrong password is refused: else a login would prove nothing."""
         try:
             self.connect(self.superuser, f"not {self.password}", require_auth="scram-sha-256").close()
         except psycopg2.OperationalError as error:

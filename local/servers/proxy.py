@@ -114,7 +114,7 @@ def _reset(*sockets: socket.socket) -> None:
 
 @contextmanager
 def run_proxy(host: str, port: int, rule: Rule | None = None) -> Iterator[Proxy]:
-    """Run a proxy before host:port; afterwards it has hung up on everybody."""
+    """Run a proxy before host:port; afterwards it has ended every connection."""
     with socket.create_server(("127.0.0.1", 0), backlog=64) as listener:
         proxy = Proxy((host, port), rule, listener.getsockname()[1])
         thread = Thread(target=proxy._serve, args=(listener,), name="proxy", daemon=True)  # noqa: SLF001

@@ -1,4 +1,4 @@
-"""RotateSecret as AWS carries it out: answered at once, then the function is invoked for each step, and retried."""
+"""RotateSecret as AWS does it: answered at once, then the function is invoked for each step, and retried."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ class _Rotation:
 
 @dataclass(slots=True, eq=False)
 class Rotator:
-    """Carries out RotateSecret, whose function moto only names: it forgets it, and promotes what nobody has set.
+    """Does what RotateSecret asks, whose function moto only names: it forgets it, and promotes what was never set.
 
     The function is invoked in a thread of its own, for one rotation after the other; for the secret `left_alone`,
-    somebody else invokes it.
+    another process invokes it.
     """
 
     server: SecretsManagerServer

@@ -103,7 +103,7 @@ Answer = tuple[int, dict[str, Any]]
 """The status of an answer, and what is in it."""
 
 Operation = Callable[[dict[str, Any], Callable[[dict[str, Any]], Answer]], Answer]
-"""Carries out a request; it may hand one on to moto, by the function that it gets."""
+"""Answers a request; it may hand one on to moto, by the function that it gets."""
 
 Refuse = Callable[[str], "tuple[int, str] | None"]
 """Tells with which status and error code an operation fails; None lets it pass."""
@@ -136,7 +136,7 @@ class Quota:
 def run_secrets_manager(
     *, bind: str = "127.0.0.1", port: int = 0, refuse: Refuse = lambda _: None, tls: SSLContext | None = None
 ) -> Iterator[SecretsManagerServer]:
-    """Serve an empty Secrets Manager on `bind` (port 0: a free one); afterwards nobody listens.
+    """Serve an empty Secrets Manager on `bind` (port 0: a free one); afterwards it listens no more.
 
     With `tls`, a server's context, it is served over HTTPS besides. What `refuse` names fails before it is carried out.
     moto keeps one state for the whole process, so every server is an AWS account of its own in it, and never met again.
@@ -156,7 +156,7 @@ def run_secrets_manager(
         server = SecretsManagerServer(
             port=listeners[0].server_port,
             tls_port=listeners[-1].server_port if tls else 0,
-            address="127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104 - nobody is called there
+            address="127.0.0.1" if bind == "0.0.0.0" else bind,  # noqa: S104 - no client calls that
             calls=calls,
             carried_out=app.carried_out,
         )
@@ -287,7 +287,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = _answer  # noqa: N815 - http.server asks for these names
 
     def log_message(self, *_: object) -> None:
-        """Say nothing: the standard error belongs to whoever runs this server."""
+        """Say nothing: the standard error belongs to the program that runs this server."""
 
 
 def _stub_function(server: SecretsManagerServer) -> str:

@@ -42,7 +42,7 @@ def _addresses(credential: Credential) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Postgres:
-    """The door to every database server, with the TLS that a secret gets where it does not ask for its own.
+    """Logs in to every database server, with the TLS that a secret gets where it does not ask for its own.
 
     Of libpq's environment only PGSSLMODE and PGSSLROOTCERT count, and they come by the settings. The other PG variables
     are taken out of this process, as libpq would follow them elsewhere (PGHOSTADDR, PGSERVICE, PGOPTIONS …, PostgreSQL
@@ -65,7 +65,7 @@ class Postgres:
         """Return an open session in which the server itself, and no pooler, knows the credential's user.
 
         The answer has three forms. *Accepted*: a session, or LoginNotAllowedError where the password is right and the
-        door stays shut. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
+        login is rejected. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
         All of it takes CONNECT_TIMEOUT_S at most, and never touches the last `reserve` seconds of the step.
 
         SCRAM is asked for first, with which a server proves that it knows the password and never learns it (RFC 5802).

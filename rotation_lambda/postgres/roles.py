@@ -21,7 +21,7 @@ _MAY = """({0}.rolsuper OR {0}.rolcreaterole AND NOT {1}.rolsuper AND %(version)
     OR pg_has_role({0}.oid, {1}.oid, 'MEMBER WITH ADMIN OPTION') OR pg_has_role({0}.oid, {1}.oid, %(set)s))"""
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
-# read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are weighed against those of `mine`:
+# read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
 # what it may ever come by, through ADMIN OPTION as well, against what `mine` has. A predefined role is a right like an
 # attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives nothing.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
@@ -116,7 +116,7 @@ class Identity(NamedTuple):
 
 
 class Change(NamedTuple):
-    """A statement; `first` is what somebody else has to run in its place, before he can run any other."""
+    """A statement; `first` is what a DBA has to run in its place, before any other."""
 
     statement: str
     first: str = ""
@@ -193,7 +193,7 @@ def read_roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What comes before the change of a password, in the same transaction; and what an administrator should know."""
+    """What comes before the change of a password, in the same transaction; and what a DBA should know."""
 
     changes: list[Change]
     notes: list[str]
@@ -204,7 +204,7 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
 
     The user in use is never touched, nor an original. Raises RoleNotPreparedError where a role is missing, where
     nothing but the secret's value says that it is the secret's own, and where the superuser may not do what is needed;
-    the hint has the statements to run only where they give nothing to, and take nothing from, a role that nobody but
+    the hint has the statements to run only where they give nothing to, and take nothing from, a role that only
     the secret or the role itself has named.
     """
     current = trust.current
@@ -249,7 +249,7 @@ def _doubt(mine: Role, other: Role, current: Credential, *, is_clone: bool) -> s
     """Return what makes it doubtful that AWSPENDING's user is the secret's own; nothing where the database shows it.
 
     A role that AWSCURRENT's user may become could have its password changed by that user as well. A clone is one by its
-    name if whoever may alter it has made it a member of its original, or if it is as good as new. One of `usernames`
+    name if a user who may alter it has made it a member of its original, or if it is as good as new. One of `usernames`
     may not have anything that the other has not.
     """
     if other.below or (is_clone and other.vouched and not other.further):
@@ -267,7 +267,7 @@ def _doubt(mine: Role, other: Role, current: Credential, *, is_clone: bool) -> s
 
 
 def _create(name: str, superuser: str, version: int) -> Change:
-    """Make a role; who does so may alter it, from PostgreSQL 16 on nobody else without ADMIN OPTION."""
+    """Make a role; who does so may alter it, from PostgreSQL 16 on no other user without ADMIN OPTION."""
     grant = f" GRANT {name} TO {superuser} WITH ADMIN OPTION;" if version >= _PER_MEMBERSHIP else ""
     return Change(f"CREATE ROLE {name}", first=f"CREATE ROLE {name};{grant}")
 
@@ -337,7 +337,7 @@ def _check_may_alter(roles: list[Role], superuser: str, quoted: str) -> None:
     if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
         raise RoleNotPreparedError(
             f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
-            hint="PostgreSQL lets nobody else alter such a role: rotate it as single-user, without a `masterarn`.",
+            hint="PostgreSQL lets no other user alter such a role: rotate it as single-user, without a `masterarn`.",
         )
     missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {quoted} CREATEROLE;"]
     missing += [

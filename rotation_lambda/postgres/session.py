@@ -90,7 +90,7 @@ _IN_DOUBT = (
 _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # … had come before our COMMIT
 # SQLSTATEs, or how they begin, of what ends a session: broken connections, timeouts, shutdowns.
 _ENDED = ("08", "25P03", "25P04", "57P")
-_NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: somebody else may do it
+_NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: another user may do it
 _CHANGE_HINTS = {
     "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
     "57014": "The statement took longer than 5 seconds: is the server overloaded? Secrets Manager retries.",
@@ -101,8 +101,9 @@ _PLAIN_TEXT_WANTED = (
     "A password-checking extension wants to see passwords in plain text, which would leave them in the server's log. "
     "Let it take verifiers: credcheck.encrypted_password_allowed = on."
 )
-# Who keeps others from changing a role: whoever has changed one, in any database, and has not ended the transaction. Of
-# others' sessions everybody sees who and which process (PostgreSQL 27.2.3); a prepared transaction has no process.
+# Who keeps others from changing a role: a session that has changed one, in any database, and has not ended the
+# transaction. Of others' sessions every user sees who and which process (PostgreSQL 27.2.3); a prepared transaction has
+# no process.
 HOLDERS = """
 SELECT CASE WHEN it.pid IS NULL
     THEN format('prepared transaction %L of user %L, since %s', gid, owner, prepared::timestamp(0))
@@ -148,7 +149,7 @@ class Session:
         """See within so many seconds, before anything is done, whose session this is, and that it is the server's own.
 
         Behind a pooler the backend's process id is not the one that the connection was told, and behind a pooler with a
-        server user of its own ALTER ROLE SESSION_USER would change somebody else's password: PoolerError.
+        server user of its own ALTER ROLE SESSION_USER would change another user's password: PoolerError.
         """
         info = self._connection.info
         ours = [
@@ -204,7 +205,7 @@ class Session:
     def change_password(
         self, pending: Credential, confirm: Callable[[], None] = lambda: None, trust: Trust | None = None
     ) -> list[str]:
-        """Give AWSPENDING's user its password, in one transaction; return what an administrator should know.
+        """Give AWSPENDING's user its password, in one transaction; return what a DBA should know.
 
         The user is the session's own; or a superuser's session does it, by `trust`, with what roles.make_plan() says.
         `confirm` is asked right before COMMIT, when PostgreSQL keeps every other change of the role waiting: what it
@@ -228,7 +229,7 @@ class Session:
         return notes
 
     def hold_role(self, login: Credential) -> None:
-        """Keep everybody else from changing the user's password, in any database, until this session is closed.
+        """Keep all others from changing the user's password, in any database, until this session is closed.
 
         The role's row in pg_authid is the lock: this changes nothing of the role, or before PostgreSQL 16 sets the
         password that it has, in a transaction that is never committed, of the user's own or of a superuser's. Raises
@@ -269,7 +270,7 @@ class Session:
         raise failure
 
     def _prepare(self, pending: Credential, trust: Trust) -> roles.Plan:
-        """Do what is planned, all that can be done; raise RoleNotPreparedError with what somebody else has to run."""
+        """Do what is planned, all that can be done; raise RoleNotPreparedError with what a DBA has to run."""
         plan = self.plan(pending, trust)
         denied, reasons = [], []
         for change in plan.changes:

@@ -36,7 +36,7 @@ _VERDICTS = errors.LoginRefusedError, errors.LoginNotAllowedError
 _REASONS = {
     _PENDING: "AWSPENDING's password is in force: a rotation stopped before finishSecret",
     _PREVIOUS: "AWSPREVIOUS's password is in force: the database was restored from a snapshot of before "
-    "the last rotation, or somebody set it back",
+    "the last rotation, or it was set again by hand",
     None: "No label has the password that is in force",
 }
 
@@ -95,8 +95,7 @@ class DatabaseLook(SecretLook):
         if sslmode is SslMode.DISABLE:
             return Seen(
                 "none: the secret or PGSSLMODE says so",
-                "Whoever is on the way can read all queries, and pose as the server: give it TLS, remove `ssl` or "
-                "sslmode.",
+                "A host on the way can read all queries, and pose as the server: give it TLS, remove `ssl` or sslmode.",
             )
         certificate = None
         with suppress(OSError, ValueError):
@@ -131,7 +130,7 @@ class DatabaseLook(SecretLook):
     def check_current(self) -> Seen:
         """Tell whether AWSCURRENT is let in; if it is refused, whether another label's password is in force.
 
-        The first password that is in force opens the door to what is looked at next.
+        The first password that is in force opens the session of the checks that follow.
         """
         answer = self.doors[_CURRENT]
         if not isinstance(answer, errors.LoginRefusedError):

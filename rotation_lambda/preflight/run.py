@@ -62,7 +62,7 @@ def run(
     Each finding is handed to `tell` as soon as it is there.
 
     A rotation's guards hold: where to connect and as whom is AWSCURRENT's to say, an AWSPENDING for another login is
-    reported instead of tried, and nothing is sent to a server that TLS or require_auth turns away.
+    reported instead of tried, and nothing is sent to a server that TLS or require_auth rejects.
     """
     began = time.monotonic()
     deadline = Deadline(began + (seconds or _AT_LEISURE_S) - REPORT_S)

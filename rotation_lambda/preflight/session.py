@@ -105,7 +105,7 @@ class SessionLook(DatabaseLook):
         )
         self.superuser = superuser = self.superusers.of(current)
         (host, port), same = superuser.address, superuser.address == current.address
-        seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'by the word of RDS'}"
+        seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'as RDS confirms'}"
         return Seen(seen, "" if pinned else _NOT_PINNED)
 
     def _is_accepted(self, user: str, *, shown: bool) -> bool:

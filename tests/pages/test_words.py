@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import ast
+import io
 import re
+import tokenize
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests import ROOT
 from tests.worlds.pages import PAGES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
 
 WORDS = "CONTRIBUTING.md"
 TABLE = PAGES[WORDS].partition("| Say | Meaning | Not |\n")[2].partition("\n\n")[0]
@@ -33,6 +41,32 @@ def test_the_table_is_read() -> None:
 @pytest.mark.parametrize("name", sorted(PAGES.keys() - {WORDS}))
 def test_a_page_keeps_to_them(name: str) -> None:
     assert unwanted(PAGES[name]) == []
+
+
+ROOMS = "rotation_lambda", "local", "examples", "benchmarks"
+CODE = [file for room in ROOMS for file in sorted((ROOT / room).rglob("*.py"))]
+THE_ACCOUNT = re.compile(r"(?:account|all|as) nobody\b")  # under which PostgreSQL runs where we are root
+
+
+def told(source: str) -> Iterator[str]:
+    """Yield every string of a module that has more than one word, docstrings too, and every comment."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Constant) and " " in str(node.value):
+            yield str(node.value)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.COMMENT:
+            yield token.string
+
+
+def test_what_a_module_tells_is_read() -> None:
+    source = '"""One two."""\nx = f"three {4} four"  # five\ny = "single"'
+    assert list(told(source)) == ["One two.", "three ", " four", "# five"]
+
+
+@pytest.mark.parametrize("file", CODE, ids=lambda file: str(file.relative_to(ROOT)))
+def test_messages_docstrings_and_comments_keep_to_them(file: Path) -> None:
+    source = THE_ACCOUNT.sub("", file.read_text(encoding="utf-8"))
+    assert [turn for text in told(source) for turn in unwanted(text)] == []
 
 
 @pytest.mark.parametrize("name", ["template.yaml", "samconfig.toml", "Makefile"])

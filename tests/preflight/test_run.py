@@ -592,7 +592,7 @@ class TestSession:
         survey = replace(SURVEY, password_commands_restricted=True)
         with pytest.raises(errors.PasswordChangeError) as caught:
             session_checks.look_at_own_password(login, survey)
-        assert 'TO "a""b"»' in caught.value.hint
+        assert 'TO "a""b"`' in caught.value.hint
 
 
 class TestSurvey:
