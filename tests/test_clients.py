@@ -196,7 +196,7 @@ class TestLostConnection:
         with reach(lose_answer(2)) as proxy:
             secrets = open_secret(secret, clock)
             for _ in range(3):
-                assert secrets.get_secret_value(secret.labels["AWSCURRENT"]) == "first"
+                assert secrets.describe_secret().current == secret.labels["AWSCURRENT"]
             assert proxy.connections == 2
         assert len(clock.pauses) == 1
 

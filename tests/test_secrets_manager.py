@@ -111,6 +111,11 @@ class TestContract:
         assert subject.secrets.put_secret_value(subject.pending, "second", None)
         assert subject.secrets.put_secret_value(subject.pending, "second", None)
 
+    def test_stores_no_other_value_in_a_version_that_has_one(self, subject: Subject) -> None:
+        assert subject.secrets.put_secret_value(subject.pending, "the twin's", None)
+        assert not subject.secrets.put_secret_value(subject.pending, "ours", None)
+        assert subject.secrets.get_secret_value(subject.pending) == "the twin's"
+
     def test_moves_the_current_label_and_the_previous_one_follows(self, subject: Subject) -> None:
         subject.secrets.put_secret_value(subject.pending, "second", None)
         subject.secrets.update_secret_version_stage(

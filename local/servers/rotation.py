@@ -25,7 +25,18 @@ def begin(client: SecretsManagerClient, secret_arn: str, function_arn: str) -> s
     An AWSPENDING that the last rotation left on AWSCURRENT is detached first: AWS takes it for the sign of a rotation
     that is over, moto for one in progress. One left elsewhere is abandoned, where AWS might refuse until cancel().
     """
-    return _stage(client, secret_arn, function_arn, rotate_immediately=True)
+    versions = client.describe_secret(SecretId=secret_arn)["VersionIdsToStages"].values()
+    if any({"AWSCURRENT", "AWSPENDING"} <= set(stages) for stages in versions):
+        detach_pending(client, secret_arn)
+    token = str(uuid4())
+    client.rotate_secret(
+        SecretId=secret_arn,
+        ClientRequestToken=token,
+        RotationLambdaARN=function_arn,
+        RotationRules={"AutomaticallyAfterDays": 30},  # by which moto sets RotationEnabled
+        RotateImmediately=True,  # past moto's inverted check
+    )
+    return token
 
 
 def invoke_steps(
@@ -73,8 +84,8 @@ def begin_test_only(
 
     AWS does not say whether that version is a copy of AWSCURRENT or `empty`; a function has to live with either.
     """
-    token = _stage(client, secret_arn, function_arn, rotate_immediately=empty)
-    if not empty:  # moto copies the value the secret was created with, whatever is current
+    token = begin(client, secret_arn, function_arn)
+    if not empty:  # moto's own RotateImmediately=false copies the value that the secret was created with
         current = client.get_secret_value(SecretId=secret_arn, VersionStage="AWSCURRENT")["SecretString"]
         client.put_secret_value(
             SecretId=secret_arn, ClientRequestToken=token, VersionStages=["AWSPENDING"], SecretString=current
@@ -116,22 +127,6 @@ def labels(client: SecretsManagerClient, secret_arn: str) -> Labels:
         except client.exceptions.ResourceNotFoundException:
             empty.add(version)
     return Labels(versions, frozenset(empty))
-
-
-def _stage(client: SecretsManagerClient, secret_arn: str, function_arn: str, *, rotate_immediately: bool) -> str:
-    """Call RotateSecret past moto's inverted check; the schedule is what makes moto set RotationEnabled."""
-    versions = client.describe_secret(SecretId=secret_arn)["VersionIdsToStages"].values()
-    if any({"AWSCURRENT", "AWSPENDING"} <= set(stages) for stages in versions):
-        detach_pending(client, secret_arn)
-    token = str(uuid4())
-    client.rotate_secret(
-        SecretId=secret_arn,
-        ClientRequestToken=token,
-        RotationLambdaARN=function_arn,
-        RotationRules={"AutomaticallyAfterDays": 30},
-        RotateImmediately=rotate_immediately,
-    )
-    return token
 
 
 def detach_pending(client: SecretsManagerClient, secret_arn: str) -> None:

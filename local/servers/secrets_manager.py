@@ -181,10 +181,10 @@ class _Account:
         service, _, operation = environ.get("HTTP_X_AMZ_TARGET", "").partition(".")
         if service == "secretsmanager":
             self.calls.append(operation)
-            if refusal := self.refuse(operation):
+            if refusal := self.refuse(operation) or self._protect(operation, environ):
                 status, code = refusal
                 start_response(f"{status} {code}", [("Content-Type", "application/x-amz-json-1.1")])
-                return [json.dumps({"__type": code, "message": "Rate exceeded"}).encode()]
+                return [json.dumps({"__type": code, "message": "Refused"}).encode()]
         environ = {**environ, "HTTP_X_MOTO_ACCOUNT_ID": self.account}
         if operation not in self.carried_out:
             return self._moto(environ, start_response)
@@ -199,6 +199,14 @@ class _Account:
         number, answer = self.carried_out[operation](request, hand_on)
         start_response(f"{number} {HTTPStatus(number).phrase}", [("Content-Type", "application/x-amz-json-1.1")])
         return [json.dumps(answer).encode()]
+
+    def _protect(self, operation: str, environ: WSGIEnvironment) -> tuple[int, str] | None:
+        """Keep the value of a version from being replaced; what is read for it can be read again."""
+        if operation != "PutSecretValue":
+            return None
+        body = environ["wsgi.input"].read(int(environ["CONTENT_LENGTH"]))
+        environ["wsgi.input"] = io.BytesIO(body)
+        return protect(self.account, json.loads(body))
 
     def _moto(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Have moto answer, which takes AWSPENDING's version for the current one from the rotation's first call on.
@@ -216,6 +224,19 @@ class _Account:
                 current = next((version for version, stages in labels if "AWSCURRENT" in stages), None)
                 secret.set_default_version_id(current)
         return answer
+
+
+def protect(account: str, request: Mapping[str, Any]) -> tuple[int, str] | None:
+    """Refuse PutSecretValue of another value for a version that has one (AWS: PutSecretValue, ClientRequestToken).
+
+    moto does so as well, but not for a version with AWSPENDING.
+    """
+    from moto.secretsmanager.models import FakeSecret, secretsmanager_backends  # noqa: PLC0415 - slow
+
+    secret = secretsmanager_backends[account][REGION].secrets.get(request["SecretId"])
+    version = secret.versions.get(request.get("ClientRequestToken", "")) if isinstance(secret, FakeSecret) else None
+    taken = version and version.get("secret_string") not in {None, request.get("SecretString")}
+    return (HTTPStatus.BAD_REQUEST, "ResourceExistsException") if taken else None
 
 
 class _Listener(ThreadingHTTPServer):

@@ -26,6 +26,7 @@ import sqlalchemy
 from aws_lambda_powertools.utilities.parameters.base import clear_caches
 from aws_lambda_powertools.utilities.parameters.exceptions import GetParameterError
 from django.db.utils import ConnectionHandler
+from moto.secretsmanager.models import secretsmanager_backends
 from psycopg2 import sql
 from samcli.yamlhelper import yaml_parse
 
@@ -36,11 +37,12 @@ from examples.pool import create_pool_for
 from examples.secret import read_secret, read_version
 from local.servers import rotation
 from local.servers.applications import make_provider, run_clients
-from local.servers.secrets_manager import run_secrets_manager
+from local.servers.secrets_manager import REGION, run_secrets_manager
 from tests import ROOT
 from tests.deployment import cloudformation
 from tests.worlds import secret_format
 from tests.worlds.aws_cli import aws_cli
+from tests.worlds.clients import account_of
 from tests.worlds.clocks import PATIENCE_S, wait_until
 from tests.worlds.leaks import everything_in
 from tests.worlds.pages import PAGES
@@ -84,9 +86,9 @@ class Application:
         rotation.invoke_steps(self.invoke, self.secret.arn, token, steps=FINISH)
 
     def put_pending(self, token: str, value: str) -> None:
-        self.secret.server.client().put_secret_value(
-            SecretId=self.secret.arn, ClientRequestToken=token, VersionStages=["AWSPENDING"], SecretString=value
-        )
+        """Have the version hold another value, which AWS does not allow: as if createSecret had stored that one."""
+        backend = secretsmanager_backends[account_of(self.secret.arn)][REGION]
+        backend.secrets[self.secret.arn].versions[token]["secret_string"] = value
 
     def put(self, value: object) -> None:
         """Make another value AWSCURRENT, which is not the function's doing."""

@@ -14,7 +14,7 @@ from botocore.parsers import create_parser
 from moto.secretsmanager.responses import SecretsManagerResponse
 from werkzeug.exceptions import HTTPException
 
-from local.servers.secrets_manager import REGION
+from local.servers.secrets_manager import REGION, protect
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -98,7 +98,8 @@ class Answering:
         return status, self.parser.parse({"status_code": status, "headers": {}, "body": body.encode()}, shape)
 
     def _carry_out(self, operation: str, parameters: Mapping[str, object]) -> tuple[int, str]:
-        if refusal := self.refuse(operation):
+        taken = protect(self.account, parameters) if operation == "PutSecretValue" else None
+        if refusal := self.refuse(operation) or taken:
             return refusal[0], json.dumps({"__type": refusal[1], "message": "refused"})
         try:
             return HTTPStatus.OK, getattr(_Response(self.account, parameters), xform_name(operation))()
