@@ -66,7 +66,7 @@ class Deadline:
     def check(self, reserve: float, what: str) -> None:
         """Return while there are seconds left before the reserve; otherwise raise DatabaseTimeoutError, with `what`."""
         if not self.left(reserve):
-            hint = "Secrets Manager retries. If it happens again, set the function's Timeout to 60 seconds or more."
+            hint = "Wait: Secrets Manager retries. If it fails again, set the function's Timeout to 60 seconds or more."
             raise DatabaseTimeoutError(what, hint=hint)
 
     def pause(self, seconds: float, reserve: float = 0.0) -> bool:

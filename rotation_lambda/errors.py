@@ -175,7 +175,8 @@ class SuperuserMismatchError(RotationError):
     """The superuser secret is for another database, or may not be named. Nothing was sent, and nothing was changed."""
 
     hint = """Set `masterarn` to the secret of this server's superuser, with the same host and port as here. If
-        `host` is a CNAME, name the server's own endpoint in `rotationHost`."""
+        `host` is a CNAME, name the server's own endpoint in `rotationHost`. docs/runbook.md#change-the-secret has the
+        commands."""
 
 
 class RdsError(RotationError, code="rds-failed"):
@@ -231,7 +232,8 @@ class TlsError(DatabaseUnreachableError, code="tls-failed"):
 
     unknown = False
     hint = """Set `host` to a name in the server's certificate, or `tlsServerName` to one. Set PGSSLROOTCERT to the
-        CA that signed it. For a server without TLS, set `"ssl": false` in the secret."""
+        CA that signed it. For a server without TLS, set `"ssl": false`. docs/runbook.md#change-the-secret has
+        the commands."""
 
 
 class AuthenticationMethodError(DatabaseUnreachableError):
@@ -281,8 +283,8 @@ class PoolerError(DatabaseError, code="pooler-in-between"):
 class DatabaseReadOnlyError(DatabaseError):
     """The server is a standby, or was the primary before a failover."""
 
-    hint = """Name the cluster's writer endpoint in `host` or `rotationHost`, and rotate again. After a failover,
-        wait until it leads to the new writer."""
+    hint = """Name the cluster's writer endpoint in `host` or `rotationHost`, as docs/runbook.md#change-the-secret
+        shows. After a failover, wait until it leads to the new writer, and rotate again."""
 
 
 class RoleLockedError(DatabaseError):

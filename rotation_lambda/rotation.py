@@ -286,7 +286,6 @@ class Rotation:
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
         raise errors.LoginRefusedError(
             f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-            hint=f"{errors.LoginRefusedError.hint} If the password is lost: docs/runbook.md.",
         )
 
     def _ways_in(self, login: Credential, *known: Credential) -> Iterator[Credential | None]:

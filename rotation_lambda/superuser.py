@@ -44,13 +44,15 @@ class Superusers:
         if self.pinned and arn not in (self.settings.superuser_secret_arns or ()):
             raise SuperuserMismatchError(
                 f"`masterarn` is {arn!a}, which SUPERUSER_SECRET_ARNS does not list.",
-                hint="Correct `masterarn`, or have SUPERUSER_SECRET_ARNS list it (template.yaml: SuperuserSecretArns).",
+                hint="Correct `masterarn`, or have SUPERUSER_SECRET_ARNS list it (template.yaml: SuperuserSecretArns). "
+                "docs/runbook.md#change-the-secret has the commands for the secret.",
             )
         superuser = self._read(arn)
         if superuser.username in {current.username, *current.pair}:
             raise SuperuserMismatchError(
                 f"The secret of `masterarn`, {arn}, is for {superuser.username!a}, whose password would change.",
-                hint="A superuser's own secret is rotated as single-user, without a `masterarn`.",
+                hint="Rotate a superuser's own secret as single-user: remove `masterarn` from it, as "
+                "docs/runbook.md#change-the-secret shows.",
             )
         if _end(current) != _end(superuser) and not self._are_one(_end(current), _end(superuser)):
             (host, port), (other_host, other_port) = current.address, superuser.address

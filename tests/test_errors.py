@@ -19,8 +19,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 VERBS = (
-    *("Add", "Ask", "Check", "Correct", "Do", "Find", "Grant", "Let", "Look", "Name", "Prepare", "Read", "Report"),
-    *("Restore", "Set", "Start", "Switch", "Wait"),
+    *(
+        "Add",
+        "Ask",
+        "Check",
+        "Correct",
+        "Do",
+        "Drop",
+        "Find",
+        "Grant",
+        "Let",
+        "Look",
+        "Name",
+        "Prepare",
+        "Raise",
+        "Read",
+    ),
+    *("Remove", "Renew", "Report", "Restore", "Rotate", "Set", "Start", "Switch", "Use", "Wait"),
 )
 """What a hint begins with: it is an instruction."""
 

@@ -34,30 +34,46 @@ class _Answer(NamedTuple):
 _TRUST = (
     "Ask for scram-sha-256 in pg_hba.conf: the line for this client and user says trust, so a login verifies nothing."
 )
+_AS_SHOWN = "as docs/runbook.md#change-the-secret shows"  # AWSPENDING has the old value already
 _CLEAR_TEXT = (
-    "The server asked for a clear-text password, so none was sent. On RDS, `REVOKE rds_iam FROM` the user, or do not "
-    "rotate it: it logs in by token alone. If `host` is an RDS Proxy with IAM, set `rotationHost` to the database. "
-    "Elsewhere, ask for scram-sha-256 in pg_hba.conf in place of password, ldap, pam or radius."
+    "`REVOKE rds_iam FROM` the user on RDS, or do not rotate it: it logs in by token alone. If `host` is an RDS Proxy "
+    f"with IAM, set `rotationHost` to the database, {_AS_SHOWN}. Elsewhere, ask for scram-sha-256 in pg_hba.conf in "
+    "place of password, ldap, pam or radius. No password was sent."
 )
 _CERTIFICATE = (
     "Remove clientcert, or the method cert, from this user's line in pg_hba.conf: the function has no certificate."
 )
-_ROLE_LIMIT = "Find the user's sessions in pg_stat_activity, or raise its limit: `ALTER ROLE … CONNECTION LIMIT n`."
-_FULL = "Find in pg_stat_activity which sessions hold the connections, or raise max_connections."
-_NO_DATABASE = "Correct `dbname` in the secret, or create the database."
-_NO_CONNECT = "`GRANT CONNECT ON DATABASE … TO` the user, or set `dbname` to a database that it may connect to."
+_ROLE_LIMIT = (
+    "Raise the user's limit, `ALTER ROLE … CONNECTION LIMIT n`, or end those of its sessions in pg_stat_activity that "
+    "are not needed."
+)
+_DATABASE_LIMIT = (
+    "Raise the database's limit, `ALTER DATABASE … CONNECTION LIMIT n`, or end those of its sessions in "
+    "pg_stat_activity that are not needed."
+)
+_FULL = "Raise max_connections, or end those sessions in pg_stat_activity that are not needed."
+_NO_DATABASE = f"Correct `dbname` {_AS_SHOWN}, or create the database."
+_CLOSED = f"`ALTER DATABASE … ALLOW_CONNECTIONS true`, or correct `dbname` {_AS_SHOWN}."
+_INVALID = (
+    "Drop the database, whose removal was interrupted, and create it again. If another one is meant, correct `dbname` "
+    f"{_AS_SHOWN}."
+)
+_NO_CONNECT = f"`GRANT CONNECT ON DATABASE … TO` the user, or set `dbname` to another database {_AS_SHOWN}."
 _NO_LOGIN = "`ALTER ROLE … LOGIN` if the user is to log in; otherwise do not rotate its secret."
-_STRANGER = "Correct `host` and `port` in the secret: what answers there is not PostgreSQL."
+_STRANGER = f"Correct `host` and `port` {_AS_SHOWN}: what answers there is not PostgreSQL."
 _TLS_WANTED = (
-    'Remove `"ssl": false` (or `sslmode`) from the secret, if the server requires TLS for this client. Otherwise add a '
-    "line for the function's network and this user to pg_hba.conf."
+    f'Remove `"ssl": false` (or `sslmode`) from the secret {_AS_SHOWN}, if the server requires TLS for this client. '
+    "Otherwise add a line for the function's network and this user to pg_hba.conf."
 )
 _TLS_VERSION = "Enable TLS 1.2 or newer on the server (ssl_max_protocol_version); older versions are not accepted."
 _OWN_TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
 # What postgres/wire.py says, and libpq under its limit.
-_FLOOD = "Check `host` and `port` in the secret: what answers there sends far more than a PostgreSQL server does."
-_ANY_CERTIFICATE = "Set sslmode to verify-full: with PGSSLROOTCERT=system any certificate would be accepted."
+_FLOOD = f"Correct `host` and `port` {_AS_SHOWN}: what answers there sends far more than a PostgreSQL server does."
+_ANY_CERTIFICATE = (
+    f"Set PGSSLMODE, or `sslmode` {_AS_SHOWN}, to verify-full: with PGSSLROOTCERT=system any certificate would be "
+    "accepted."
+)
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
 # libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
@@ -68,12 +84,12 @@ _ANSWERS = (
     _Answer(r"FATAL:  The password that was provided for the role .* is wrong\.?$", LoginRefusedError),  # RDS Proxy
     # The server checks these only after the password (InitPostgres), so the password is correct.
     _Answer(r'FATAL:  too many connections for role "', LoginNotAllowedError, _ROLE_LIMIT),
-    _Answer(r'FATAL:  too many connections for database "', LoginNotAllowedError),
+    _Answer(r'FATAL:  too many connections for database "', LoginNotAllowedError, _DATABASE_LIMIT),
     _Answer(r"FATAL:  remaining connection slots are reserved", LoginNotAllowedError, _FULL),
     _Answer(r'FATAL:  database ".*" does not exist$', LoginNotAllowedError, _NO_DATABASE),
     _Answer(r'FATAL:  permission denied for database "', LoginNotAllowedError, _NO_CONNECT),
-    _Answer(r'FATAL:  database ".*" is not currently accepting connections$', LoginNotAllowedError, _NO_DATABASE),
-    _Answer(r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError, _NO_DATABASE),
+    _Answer(r'FATAL:  database ".*" is not currently accepting connections$', LoginNotAllowedError, _CLOSED),
+    _Answer(r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError, _INVALID),
     _Answer(r'FATAL:  role ".*" is not permitted to log in$', LoginNotAllowedError, _NO_LOGIN),
     # All others come before the password is checked, or in place of it.
     _Answer(

@@ -214,7 +214,8 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
         missing = pending.username if mine else current.username
         raise RoleNotPreparedError(
             f"Role {missing!a} does not exist.",
-            hint="Create it again, with the grants it had; or correct `username` (or `usernames`) in the secret.",
+            hint="Create it again, with the grants it had; or correct `username` (or `usernames`) as "
+            "docs/runbook.md#change-the-secret shows.",
         )
     superuser = quote_name(roles.superuser) if trust.pinned else "SUPERUSER"
     new = other or Role(pending.username)
@@ -337,7 +338,8 @@ def _check_may_alter(roles: list[Role], superuser: str, quoted: str) -> None:
     if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
         raise RoleNotPreparedError(
             f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
-            hint="PostgreSQL lets no other user alter such a role: rotate it as single-user, without a `masterarn`.",
+            hint="Rotate it as single-user: remove `masterarn`, as docs/runbook.md#change-the-secret shows. "
+            "PostgreSQL lets no other user alter such a role.",
         )
     missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {quoted} CREATEROLE;"]
     missing += [

@@ -92,14 +92,14 @@ _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # â€
 _ENDED = ("08", "25P03", "25P04", "57P")
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: another user may do it
 _CHANGE_HINTS = {
-    "42501": "The role may not change its password; where rds.restrict_password_commands is on, grant rds_password.",
-    "57014": "The statement took longer than 5 seconds: is the server overloaded? Secrets Manager retries.",
-    "22023": "A password-checking extension of the server said no; its settings decide what it takes.",
+    "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
+    "57014": "Wait: Secrets Manager retries. If it fails again, find out why the server takes more than 5 seconds.",
+    "22023": "Change the settings of the server's password-checking extension: it refused the new password.",
 }
 # Of extensions that look at new passwords some refuse a verifier, since they cannot look into it (credcheck: 28000).
 _PLAIN_TEXT_WANTED = (
-    "A password-checking extension wants to see passwords in plain text, which would leave them in the server's log. "
-    "Let it take verifiers: credcheck.encrypted_password_allowed = on."
+    "Let the password-checking extension take verifiers: credcheck.encrypted_password_allowed = on. A password in "
+    "plain text would be left in the server's log."
 )
 # Who keeps others from changing a role: a session that has changed one, in any database, and has not ended the
 # transaction. Of others' sessions every user sees who and which process (PostgreSQL 27.2.3); a prepared transaction has

@@ -160,7 +160,7 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
     if certificate is None:
         return "", (
             "Switch TLS on in the server, or correct the port (RDS always offers TLS). For a server that is to stay "
-            'without TLS, set `"ssl": false` in the secret.'
+            'without TLS, set `"ssl": false` as docs/runbook.md#change-the-secret shows.'
         )
     told = f"Asked for {name}; {certificate}; trusted are {describe(roots_for(sslrootcert, name))}."
     if certificate.days_left < 0:
@@ -179,8 +179,8 @@ def advise(certificate: Certificate | None, name: str, sslrootcert: str) -> tupl
     if not certificate.fits(name):
         own = certificate.names[0] if certificate.names else "the certificate's name"
         return told, (
-            f"Use {own} as `host` (on RDS the endpoint, no CNAME and no address), or set `tlsServerName` to it. Or "
-            f"renew the certificate with {name} in it."
+            f"Use {own} as `host` (on RDS the endpoint, no CNAME and no address), or set `tlsServerName` to it, as "
+            f"docs/runbook.md#change-the-secret shows. Or renew the certificate with {name} in it."
         )
     return told, None
 

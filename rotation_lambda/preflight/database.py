@@ -78,7 +78,7 @@ class DatabaseLook(SecretLook):
         reached, failed = self.database.deadline.wait_for(ask, RESERVE_S)
         self.address = next(iter(reached))
         seen = "; ".join([*(f"{address} port {port} in {ms:.0f} ms" for address, ms in reached.items()), *failed])
-        return Seen(seen, "Some addresses do not answer, so that every login waits." if failed else "")
+        return Seen(seen, "Remove from DNS what does not answer: every login waits for it." if failed else "")
 
     def check_tls(self) -> Seen:
         """Log in: libpq is the judge, by its answer; the ssl module is the witness of what the certificate says."""
@@ -95,7 +95,7 @@ class DatabaseLook(SecretLook):
         if sslmode is SslMode.DISABLE:
             return Seen(
                 "none: the secret or PGSSLMODE says so",
-                "A host on the way can read all queries, and pose as the server: give it TLS, remove `ssl` or sslmode.",
+                "Give the server TLS, and remove `ssl` or sslmode: a host on the way can read and change all queries.",
             )
         certificate = None
         with suppress(OSError, ValueError):
@@ -146,10 +146,10 @@ class DatabaseLook(SecretLook):
         if label is None and self.strategy is not Strategy.SUPERUSER:
             raise answer
         if is_unknown(door):
-            action = f"Applications cannot log in now. Do what `login {label}` says, and run the preflight again."
+            action = f"Do what `login {label}` says, and run the preflight again: applications cannot log in now."
             return Seen(f"{answer.what} Whether {label}'s password is in force is not known.", action, Status.FAILED)
         self.door = door
-        action = "Applications cannot log in now. Rotate, and setSecret gets in: `aws secretsmanager rotate-secret`."
+        action = "Rotate at once: `aws secretsmanager rotate-secret --secret-id ID`. Applications cannot log in now."
         return Seen(f"{answer.what} {_REASONS[label]}.", action, Status.FAILED)
 
     def check_pending(self) -> Seen:
@@ -241,7 +241,7 @@ def _let_in(current: Credential, milliseconds: float, spent: float) -> Seen:
     seen, action = f"role {current.username!a} is let in to database {current.dbname!a}, in {milliseconds:.0f} ms", ""
     if spent > _MUCH_CPU_S:
         seen += f", {spent:.1f} seconds of them this function's own CPU"
-        action = "Its SCRAM verifier has many iterations: set scram_iterations = 4096 for the user, and rotate."
+        action = "Set scram_iterations = 4096 for the user, and rotate: its SCRAM verifier has many iterations."
     elif milliseconds > SLOW_MS:
         action = "Set the function's Timeout to 60 seconds or more, so that setSecret can wait for the server as long."
     return Seen(seen, action)

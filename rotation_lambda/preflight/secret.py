@@ -135,7 +135,7 @@ class SecretLook(Look):
         if self._is_anothers():
             raise errors.RotationRefusedError(
                 "The secret is a superuser's, and this function does not rotate it.",
-                hint="Run the preflight with permissions of your own: `python -m rotation_lambda.preflight SECRET_ID`.",
+                hint="Run the preflight with permissions of your own: `make preflight SECRET=ID`.",
             )
         description.versions.check_secret()
         if description.versions.rotation_enabled is None:
@@ -168,8 +168,8 @@ class SecretLook(Look):
             return Seen(f"{seen}; no rotation is under way")
         empty = isinstance(self.values[StagingLabel.PENDING], errors.MissingVersionError)
         seen += f", AWSPENDING on {pending}, {'which is empty' if empty else 'with a value'}"
-        action = "If none is at work, correct what other findings name; "
-        action += "then `aws secretsmanager rotate-secret` continues it."
+        action = "Wait while one is at work. Otherwise correct what other findings name, and continue it: "
+        action += "`aws secretsmanager rotate-secret --secret-id ID`."
         return Seen(f"{seen}: a rotation is at work, or got stuck", action)
 
     def check_replicas(self) -> Seen:

@@ -45,7 +45,7 @@ class SessionLook(DatabaseLook):
             return Seen(f"{seen}, without an end")
         days = survey.days_left or 0.0
         seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
-        action = "A rotation does not move that date: `ALTER ROLE … VALID UNTIL 'infinity'`, or a later one."
+        action = "`ALTER ROLE … VALID UNTIL 'infinity'`, or a later date: a rotation does not move it."
         return Seen(seen, action if days < _SOON_DAYS else "", measured={"DaysUntilExpiry": days})
 
     def check_connections(self) -> Seen:
@@ -86,7 +86,7 @@ class SessionLook(DatabaseLook):
         seen = f"{', '.join(on)}: the statement that changes the password is kept, with a verifier in it"
         if self.session.authentication != MD5:
             return Seen(f"{seen}, from which no password follows")
-        return Seen(seen, "An md5 verifier is as good as the password: go over to scram-sha-256 before you rotate.")
+        return Seen(seen, "Go over to scram-sha-256 before you rotate: an md5 verifier is as good as the password.")
 
     def check_servers_clock(self) -> Seen:
         """Compare the database server's clock with this machine's."""
@@ -182,6 +182,6 @@ def look_at_own_password(credential: Credential, survey: Survey) -> Seen:
     if survey.other_rotations:
         return Seen(
             f"{survey.other_rotations} other sessions of this function have the same role",
-            "A rotation is at work; or two secrets are for one role, and lock each other out: keep one of them.",
+            "Wait while a rotation is at work. Of two secrets for one role keep one: they lock each other out.",
         )
     return Seen("the role may change its own password")

@@ -97,18 +97,18 @@ class TestAccepted:
 
     def test_at_the_databases_connection_limit(self, role: Role) -> None:
         role.server.query("ALTER DATABASE template1 CONNECTION LIMIT 0")
-        self.check(role, "connection limit", dbname="template1")
+        self.check(role, "ALTER DATABASE … CONNECTION LIMIT", dbname="template1")
         role.server.query("ALTER DATABASE template1 CONNECTION LIMIT -1")
 
     def test_in_a_database_that_does_not_exist(self, role: Role) -> None:
         self.check(role, "`dbname`", dbname="nowhere")
 
     def test_in_a_database_that_takes_no_connections(self, role: Role) -> None:
-        self.check(role, "`dbname`", dbname="template0")
+        self.check(role, "ALLOW_CONNECTIONS", dbname="template0")
 
     def test_in_a_database_whose_removal_was_interrupted(self, role: Role) -> None:
         role.server.query("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'template0'")
-        self.check(role, "`dbname`", dbname="template0")
+        self.check(role, "Drop the database", dbname="template0")
         role.server.query("UPDATE pg_database SET datconnlimit = -1 WHERE datname = 'template0'")
 
     def test_without_connect(self, role: Role) -> None:
