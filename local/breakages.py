@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import time
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import trustme
@@ -15,13 +17,14 @@ from psycopg2 import sql
 from local.servers import rotation
 from local.servers.installation import Part, find_module
 from local.servers.pgbouncer import PGBOUNCER, run_pgbouncer
-from local.servers.proxy import run_proxy
+from local.servers.proxy import Stall, run_proxy
 from local.servers.stack import USERNAME
 from rotation_lambda.errors import RotationError
 from rotation_lambda.preflight import Finding, Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from local.servers.proxy import Passage
     from local.servers.stack import Stack
@@ -45,6 +48,9 @@ class Breakage:
     `code` is None where a rotation succeeds all the same. `apply` returns what has to stay open meanwhile. With
     `of_server` it is the whole server that breaks, and not only the role or the secret. `part` is what some machines
     lack for it.
+
+    `remedies` do what the hints say and nothing else, each by the words of the hints that call for it. After any one of
+    them a rotation succeeds.
     """
 
     name: str
@@ -53,6 +59,7 @@ class Breakage:
     status: str
     code: str | None
     apply: Callable[[Stack], object]
+    remedies: Mapping[str, Callable[[Stack], object]] = field(default_factory=dict)
     of_server: bool = False
     part: Part | None = None
 
@@ -64,32 +71,75 @@ class Breakage:
             yield
 
 
-def _alter(clause: str) -> Callable[[Stack], object]:
+def alter(clause: str) -> Callable[[Stack], object]:
+    """Return what alters the user."""
+
     def apply(stack: Stack) -> None:
         stack.postgres.query(sql.SQL("ALTER ROLE {} {}").format(sql.Identifier(USERNAME), sql.SQL(clause)))
 
     return apply
 
 
-def _hba(*lines: str) -> Callable[[Stack], object]:
-    return lambda stack: stack.postgres.use_hba(*lines)
+def query(statement: str) -> Callable[[Stack], object]:
+    """Return what has the superuser run a statement."""
+    return lambda stack: stack.postgres.query(statement)
 
 
-def _rewrite(**changes: object) -> Callable[[Stack], object]:
-    """Return what makes a new AWSCURRENT of the old one, which becomes AWSPREVIOUS."""
+def use_hba(*lines: str) -> Callable[[Stack], object]:
+    """Return what gives pg_hba.conf these lines; with none, those of a new server."""
+    return lambda stack: stack.postgres.use_hba(*(lines or [stack.postgres.default_hba]))
+
+
+def rewrite(**changes: object) -> Callable[[Stack], object]:
+    """Return what makes a new AWSCURRENT of the old one, which becomes AWSPREVIOUS; None removes a key."""
 
     def apply(stack: Stack) -> None:
-        value = json.dumps({**stack.credential(), **changes})
+        document = {key: value for key, value in {**stack.credential(), **changes}.items() if value is not None}
+        value = json.dumps(document)
         stack.secrets_manager.client().put_secret_value(SecretId=stack.secret_arn, SecretString=value)
 
     return apply
 
 
-def _certify(*, trusted: bool, **how: Any) -> Callable[[Stack], object]:  # noqa: ANN401 - trustme's own
-    """Return what gives the server a certificate of a new authority, which the function trusts or not."""
+def begin_anew(stack: Stack) -> None:
+    """Do as docs/runbook.md#start-with-a-new-version says, but for the last command, which is the next rotation."""
+    rotation.cancel(stack.secrets_manager.client(), stack.secret_arn)
+
+
+def change_the_secret(**changes: object) -> Callable[[Stack], object]:
+    """Return what does as docs/runbook.md#change-the-secret says, but for the last command, as above."""
 
     def apply(stack: Stack) -> None:
-        authority, server = trustme.CA(), stack.postgres
+        begin_anew(stack)
+        rewrite(**changes)(stack)
+
+    return apply
+
+
+def only_rotate(_: Stack) -> None:
+    """Do nothing, where the hint asks for time, or for the rotation that follows."""
+
+
+def set_the_password(stack: Stack) -> None:
+    """Do as docs/runbook.md#applications-are-locked-out says in the end: give the user AWSCURRENT's password."""
+    password = sql.Literal(stack.credential()["password"])
+    stack.postgres.query(sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(USERNAME), password))
+
+
+END_SESSIONS = query(f"SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE usename = '{USERNAME}'")
+
+
+@cache
+def _authority() -> trustme.CA:
+    """Make the one other authority of this process."""
+    return trustme.CA()
+
+
+def _certify(*, trusted: bool, **how: Any) -> Callable[[Stack], object]:  # noqa: ANN401 - trustme's own
+    """Return what gives the server a certificate of another authority, which the function trusts or not."""
+
+    def apply(stack: Stack) -> None:
+        authority, server = _authority(), stack.postgres
         leaf = authority.issue_cert("localhost", **how)
         folder = server.data.parent
         (folder / "server.key").write_bytes(leaf.private_key_pem.bytes())
@@ -101,9 +151,23 @@ def _certify(*, trusted: bool, **how: Any) -> Callable[[Stack], object]:  # noqa
     return apply
 
 
+def _trust(stack: Stack) -> None:
+    file = stack.postgres.data.parent / "authority.pem"
+    _authority().cert_pem.write_to_path(str(file))
+    os.environ["PGSSLROOTCERT"] = str(file)
+
+
 def _without_tls(stack: Stack) -> None:
     stack.postgres.query("ALTER SYSTEM SET ssl = off")
     (stack.postgres.data / "pg_hba.conf").write_text("host all all all scram-sha-256\n")
+    stack.postgres.restart()
+
+
+def _with_tls(stack: Stack) -> None:
+    superuser, password = stack.postgres.superuser, stack.postgres.password
+    with closing(stack.postgres.connect(superuser, password, sslmode="disable")) as connection:
+        connection.autocommit = True
+        connection.cursor().execute("ALTER SYSTEM RESET ssl")
     stack.postgres.restart()
 
 
@@ -114,20 +178,59 @@ def _rds_iam(stack: Stack) -> None:
     stack.postgres.use_hba("hostssl all +rds_iam all password", stack.postgres.default_hba)
 
 
-def _full(stack: Stack) -> ExitStack:
-    stack.postgres.query("ALTER SYSTEM SET max_connections = 5")
-    stack.postgres.restart()
+def _hold(stack: Stack, sessions: int) -> ExitStack:
     held, password = ExitStack(), str(stack.credential()["password"])
-    for _ in range(2):  # three are the superusers'
+    for _ in range(sessions):
         held.callback(stack.postgres.connect(USERNAME, password).close)
     return held
+
+
+def _limited(stack: Stack) -> ExitStack:
+    alter("CONNECTION LIMIT 3")(stack)
+    return _hold(stack, 3)
+
+
+def _full(stack: Stack) -> ExitStack:
+    stack.postgres.query("ALTER SYSTEM SET max_connections = 8")
+    stack.postgres.restart()
+    return _hold(stack, 5)  # three are the superusers'
+
+
+def _raise_max_connections(stack: Stack) -> None:
+    stack.postgres.query("ALTER SYSTEM RESET max_connections")
+    stack.postgres.restart()
 
 
 def _pooled(stack: Stack) -> ExitStack:
     """Put PgBouncer before the server: its list has AWSCURRENT's password, and no other ever."""
     kept, password = ExitStack(), str(stack.credential()["password"])
-    _rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
+    rewrite(port=kept.enter_context(run_pgbouncer(stack.postgres, {USERNAME: password})))(stack)
     return kept
+
+
+def _past_the_pooler(stack: Stack) -> None:
+    change_the_secret(rotationHost=stack.postgres.host, rotationPort=stack.postgres.port)(stack)
+
+
+def _silent(stack: Stack) -> ExitStack:
+    """Put a relay before the server that passes nothing on until _let_in(), as a security group does."""
+    kept, opened = ExitStack(), _opened(stack)
+    opened.unlink(missing_ok=True)
+
+    def drop(_: Passage) -> None:
+        if not opened.exists():
+            raise Stall
+
+    rewrite(port=kept.enter_context(run_proxy("127.0.0.1", stack.postgres.port, drop)).port)(stack)
+    return kept
+
+
+def _let_in(stack: Stack) -> None:
+    _opened(stack).touch()
+
+
+def _opened(stack: Stack) -> Path:
+    return stack.postgres.data.parent / "security-group-lets-in"
 
 
 def _asleep(stack: Stack) -> ExitStack:
@@ -139,7 +242,7 @@ def _asleep(stack: Stack) -> ExitStack:
             wakes_up = awake.setdefault(_pending(stack) != "", time.monotonic() + WAKES_UP_S)
             time.sleep(max(0.0, wakes_up - time.monotonic()))
 
-    _rewrite(port=kept.enter_context(run_proxy("127.0.0.1", stack.postgres.port, hold)).port)(stack)
+    rewrite(port=kept.enter_context(run_proxy("127.0.0.1", stack.postgres.port, hold)).port)(stack)
     return kept
 
 
@@ -155,13 +258,18 @@ def _credcheck(stack: Stack) -> None:
     stack.postgres.restart()
 
 
+def _let_credcheck_take_verifiers(stack: Stack) -> None:
+    stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
+
+
 def _standby(stack: Stack) -> None:
     stack.postgres.stop()
     (stack.postgres.data / "standby.signal").touch()
     stack.postgres.start()
 
 
-def _stuck(stack: Stack) -> None:
+def rotate_secret(stack: Stack) -> None:
+    """Do as `aws secretsmanager rotate-secret --secret-id ID --rotation-lambda-arn ARN` does."""
     rotation.begin(stack.secrets_manager.client(), stack.secret_arn, stack.secrets_manager.function_arn)
 
 
@@ -169,7 +277,7 @@ def _pend(**changes: object) -> Callable[[Stack], object]:
     """Return what leaves AWSPENDING on a version of its own, with a value."""
 
     def apply(stack: Stack) -> None:
-        _stuck(stack)
+        rotate_secret(stack)
         value = json.dumps({**stack.credential(), **changes})
         stack.secrets_manager.client().put_secret_value(
             SecretId=stack.secret_arn,
@@ -183,11 +291,11 @@ def _pend(**changes: object) -> Callable[[Stack], object]:
 
 def _interrupted(stack: Stack) -> None:
     _pend(password="set-by-setSecret")(stack)  # noqa: S106 - gone with the stack
-    _alter("PASSWORD 'set-by-setSecret'")(stack)
+    alter("PASSWORD 'set-by-setSecret'")(stack)
 
 
 def _disabled(stack: Stack) -> None:
-    _stuck(stack)
+    rotate_secret(stack)
     stack.secrets_manager.client().cancel_rotate_secret(SecretId=stack.secret_arn)
 
 
@@ -195,9 +303,23 @@ BREAKAGES: Mapping[str, Breakage] = {
     breakage.name: breakage
     for breakage in (
         Breakage(
-            "disabled", "Rotation is switched off for the secret.", "rotation", "failed", "rotation-disabled", _disabled
+            "disabled",
+            "Rotation is switched off for the secret.",
+            "rotation",
+            "failed",
+            "rotation-disabled",
+            _disabled,
+            remedies={"--rotation-lambda-arn ARN": rotate_secret},
         ),
-        Breakage("stuck", "AWSPENDING was left on an empty version.", "labels", "warning", None, _stuck),
+        Breakage(
+            "stuck",
+            "AWSPENDING was left on an empty version.",
+            "labels",
+            "warning",
+            None,
+            rotate_secret,
+            remedies={"`aws secretsmanager rotate-secret": only_rotate},
+        ),
         Breakage(
             "foreign",
             "AWSPENDING holds a credential for another role.",
@@ -205,6 +327,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "credential-mismatch",
             _pend(username="postgres"),
+            remedies={"Start with a new version": begin_anew},
         ),
         Breakage(
             "misspelt",
@@ -212,10 +335,17 @@ BREAKAGES: Mapping[str, Breakage] = {
             "secret",
             "failed",
             "invalid-secret",
-            _rewrite(ssl="verify-full"),
+            rewrite(ssl="verify-full"),
+            remedies={"Remove `ssl`": rewrite(ssl=None, sslmode="verify-full")},
         ),
         Breakage(
-            "dns", "DNS does not know the host.", "DNS", "failed", "host-not-found", _rewrite(host="nowhere.invalid")
+            "dns",
+            "DNS does not know the host.",
+            "DNS",
+            "failed",
+            "host-not-found",
+            rewrite(host="nowhere.invalid"),
+            remedies={"Correct `host`": change_the_secret(host="localhost")},
         ),
         Breakage(
             "down",
@@ -224,15 +354,17 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "connection-failed",
             lambda s: s.postgres.stop(),
+            remedies={"Check that the server runs": lambda stack: stack.postgres.start()},
             of_server=True,
         ),
         Breakage(
             "silent",
-            "A server listens that never answers (here: the HTTP server that waits for a request).",
+            "A server listens that never answers.",
             "login AWSCURRENT",
             "failed",
             "database-timeout",
-            lambda stack: _rewrite(port=stack.secrets_manager.port)(stack),
+            _silent,
+            remedies={"Let the function's security group into the database's": _let_in},
         ),
         Breakage(
             "asleep",
@@ -241,8 +373,18 @@ BREAKAGES: Mapping[str, Breakage] = {
             "warning",
             None,
             _asleep,
+            remedies={"Timeout to 60": only_rotate},
         ),
-        Breakage("no-tls", "The server offers no TLS.", "TLS", "failed", "tls-failed", _without_tls, of_server=True),
+        Breakage(
+            "no-tls",
+            "The server offers no TLS.",
+            "TLS",
+            "failed",
+            "tls-failed",
+            _without_tls,
+            remedies={"Switch TLS on": _with_tls, '`"ssl": false`': change_the_secret(ssl=False)},
+            of_server=True,
+        ),
         Breakage(
             "unknown-ca",
             "The server's certificate is of an authority that is not trusted.",
@@ -250,6 +392,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "tls-failed",
             _certify(trusted=False),
+            remedies={"Set PGSSLROOTCERT": _trust},
             of_server=True,
         ),
         Breakage(
@@ -258,7 +401,11 @@ BREAKAGES: Mapping[str, Breakage] = {
             "TLS",
             "failed",
             "tls-failed",
-            _rewrite(host="127.0.0.1"),
+            rewrite(host="127.0.0.1"),
+            remedies={
+                "Use localhost as `host`": change_the_secret(host="localhost"),
+                "`tlsServerName`": change_the_secret(tlsServerName="localhost"),
+            },
         ),
         Breakage(
             "expired-certificate",
@@ -267,6 +414,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "tls-failed",
             _certify(trusted=True, not_after=datetime.now(UTC) - timedelta(days=2)),
+            remedies={"Renew the server's certificate": _certify(trusted=True)},
             of_server=True,
         ),
         Breakage(
@@ -275,7 +423,8 @@ BREAKAGES: Mapping[str, Breakage] = {
             "authentication",
             "failed",
             "no-hba-entry",
-            _hba("hostssl all nobody all scram-sha-256"),
+            use_hba("hostssl all nobody all scram-sha-256"),
+            remedies={"Add a line": use_hba(f"hostssl all {USERNAME} 127.0.0.1/32 scram-sha-256")},
             of_server=True,
         ),
         Breakage(
@@ -284,7 +433,8 @@ BREAKAGES: Mapping[str, Breakage] = {
             "authentication",
             "failed",
             "authentication-method",
-            _hba("hostssl all all all trust"),
+            use_hba("hostssl all all all trust"),
+            remedies={"Ask for scram-sha-256": use_hba("hostssl all all all scram-sha-256")},
             of_server=True,
         ),
         Breakage(
@@ -294,6 +444,10 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "authentication-method",
             _rds_iam,
+            remedies={
+                "`REVOKE rds_iam FROM`": query(f"REVOKE rds_iam FROM {USERNAME}"),
+                "ask for scram-sha-256 in pg_hba.conf": use_hba(),
+            },
             of_server=True,
         ),
         Breakage(
@@ -302,7 +456,8 @@ BREAKAGES: Mapping[str, Breakage] = {
             "login AWSCURRENT",
             "failed",
             "login-refused",
-            _alter("VALID UNTIL '2020-01-01'"),
+            alter("VALID UNTIL '2020-01-01'"),
+            remedies={"extend it": alter("VALID UNTIL 'infinity'")},
         ),
         Breakage(
             "two-secrets",
@@ -310,7 +465,8 @@ BREAKAGES: Mapping[str, Breakage] = {
             "login AWSCURRENT",
             "failed",
             "login-refused",
-            _alter("PASSWORD 'of the second secret'"),
+            alter("PASSWORD 'of the second secret'"),
+            remedies={"set the password": set_the_password},
         ),
         Breakage(
             "restored-snapshot",
@@ -318,7 +474,8 @@ BREAKAGES: Mapping[str, Breakage] = {
             "login AWSCURRENT",
             "failed",
             None,
-            _rewrite(password="of the last rotation"),  # noqa: S106 - gone with the stack
+            rewrite(password="of the last rotation"),  # noqa: S106 - gone with the stack
+            remedies={"`aws secretsmanager rotate-secret": only_rotate},
         ),
         Breakage(
             "interrupted",
@@ -327,9 +484,16 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             None,
             _interrupted,
+            remedies={"`aws secretsmanager rotate-secret": only_rotate},
         ),
         Breakage(
-            "no-login", "The role is NOLOGIN.", "login AWSCURRENT", "failed", "login-not-allowed", _alter("NOLOGIN")
+            "no-login",
+            "The role is NOLOGIN.",
+            "login AWSCURRENT",
+            "failed",
+            "login-not-allowed",
+            alter("NOLOGIN"),
+            remedies={"`ALTER ROLE … LOGIN`": alter("LOGIN")},
         ),
         Breakage(
             "no-database",
@@ -337,7 +501,11 @@ BREAKAGES: Mapping[str, Breakage] = {
             "login AWSCURRENT",
             "failed",
             "login-not-allowed",
-            _rewrite(dbname="nowhere"),
+            rewrite(dbname="nowhere"),
+            remedies={
+                "Correct `dbname`": change_the_secret(dbname="postgres"),
+                "create the database": query("CREATE DATABASE nowhere"),
+            },
         ),
         Breakage(
             "no-connect",
@@ -346,6 +514,10 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "login-not-allowed",
             lambda stack: stack.postgres.query("REVOKE CONNECT ON DATABASE postgres FROM PUBLIC"),
+            remedies={
+                "`GRANT CONNECT ON DATABASE … TO`": query(f"GRANT CONNECT ON DATABASE postgres TO {USERNAME}"),
+                "set `dbname`": change_the_secret(dbname="template1"),
+            },
             of_server=True,
         ),
         Breakage(
@@ -354,7 +526,11 @@ BREAKAGES: Mapping[str, Breakage] = {
             "login AWSCURRENT",
             "failed",
             "login-not-allowed",
-            _alter("CONNECTION LIMIT 0"),
+            _limited,
+            remedies={
+                "`ALTER ROLE … CONNECTION LIMIT n`": alter("CONNECTION LIMIT 6"),
+                "end those of its sessions": END_SESSIONS,
+            },
         ),
         Breakage(
             "full",
@@ -363,6 +539,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "login-not-allowed",
             _full,
+            remedies={"Raise max_connections": _raise_max_connections, "end those sessions": END_SESSIONS},
             of_server=True,
         ),
         Breakage(
@@ -372,6 +549,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "pooler-in-between",
             _pooled,
+            remedies={"Set `rotationHost` (and `rotationPort`)": _past_the_pooler},
             part=PGBOUNCER,
         ),
         Breakage(
@@ -381,6 +559,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "password-change-failed",
             _credcheck,
+            remedies={"credcheck.encrypted_password_allowed = on": _let_credcheck_take_verifiers},
             of_server=True,
             part=CREDCHECK,
         ),
@@ -391,6 +570,7 @@ BREAKAGES: Mapping[str, Breakage] = {
             "failed",
             "database-read-only",
             _standby,
+            remedies={"wait until it leads to the new writer": query("SELECT pg_promote()")},
             of_server=True,
         ),
         Breakage(
@@ -407,12 +587,14 @@ BREAKAGES: Mapping[str, Breakage] = {
 
 
 def demonstrate(
-    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any], screen: Screen
+    breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any], screen: Screen, words: str = ""
 ) -> dict[str, Any]:
-    """Break the stack; show what the preflight finds and what a rotation ends in, each as soon as it is known.
+    """Break the stack; show what the preflight finds, what a rotation ends in, and that it succeeds after the remedy.
 
-    Returns both, and whether they are what the breakage says; they are so only where nothing else came out.
+    The remedy is the one for these `words`, or else the first. Each result is shown as soon as it is known. Returns all
+    of it, and whether it is what the breakage says; it is so only where nothing else came out.
     """
+    words = words or next(iter(breakage.remedies), "")
     screen.say(f"{breakage.name}: {breakage.what}", style="bold")
     with breakage.broken(stack):
         screen.say()
@@ -429,20 +611,39 @@ def demonstrate(
         screen.say()
         screen.row("A rotation:")
         screen.say()
-        step, error = rotate(stack, function, screen)
+        rotated = last = _show(stack, function, screen)
+        if rotated["code"]:
+            breakage.remedies[words](stack)
+            screen.say()
+            screen.say(f"A rotation after what the hint says ({words}):")
+            screen.say()
+            last = _show(stack, function, screen)
+    checks = {found["check"]: found["status"] for found in report["findings"]}
+    return {
+        "breakage": breakage.name,
+        "what": breakage.what,
+        "preflight": report,
+        "rotation": rotated,
+        "remedy": words,
+        "afterwards": last,
+        "as_expected": (checks[breakage.check], report["status"], rotated["code"], last["code"])
+        == (breakage.status, breakage.status, breakage.code, None),
+    }
+
+
+def _show(stack: Stack, function: rotation.Invoke, screen: Screen) -> dict[str, Any]:
+    """Rotate, show how that ends, and return it."""
+    step, error = rotate(stack, function, screen)
     if error is None:
         screen.row("all four steps succeeded", style="green")
     else:
         complaint = Finding(f"{type(error).__name__} ({error.code})", Status.FAILED, error.message, error.hint)
         screen.row(complaint.to_text(screen.width), style="red")
-    checks = {found["check"]: found["status"] for found in report["findings"]}
-    code = error and error.code
     return {
-        "breakage": breakage.name,
-        "what": breakage.what,
-        "preflight": report,
-        "rotation": {"step": step, "code": code, "message": error and error.message, "hint": error and error.hint},
-        "as_expected": (checks[breakage.check], report["status"], code) == (breakage.status,) * 2 + (breakage.code,),
+        "step": step,
+        "code": error and error.code,
+        "message": error and error.message,
+        "hint": error and error.hint,
     }
 
 

@@ -15,13 +15,14 @@ from uuid import uuid4
 import pytest
 
 from local import breakages
-from local.breakages import BREAKAGES, Breakage, demonstrate, rotate
+from local.breakages import BREAKAGES, Breakage, demonstrate
 from local.servers.stack import USERNAME, Stack, run_stack
 from local.terminal import Screen
 from rotation_lambda import handler, preflight
 from rotation_lambda.postgres import login
 from rotation_lambda.preflight import database
 from tests.conftest import LEFT_OUT, has
+from tests.test_errors import VERBS
 from tests.worlds.clocks import Hasty
 
 if TYPE_CHECKING:
@@ -30,6 +31,12 @@ if TYPE_CHECKING:
 POSSIBLE = {
     name: one for name, one in BREAKAGES.items() if one.part is None or has(one.part, f"a stack broken by `{name}`")
 }
+CASES = {
+    f"{name}: {words}" if words else name: (one, words)
+    for name, one in POSSIBLE.items()
+    for words in (one.remedies or [""])
+}
+"""Each breakage with each of its remedies; with none where its hints need none, since nothing goes wrong."""
 REFUSED = "password authentication failed"
 
 
@@ -65,7 +72,8 @@ def stack(breakage: Breakage | None, servers: Stack, monkeypatch: pytest.MonkeyP
 def renew(servers: Stack) -> Stack:
     """Make the role anew, and a secret for it."""
     password = secrets.token_urlsafe(24)
-    servers.postgres.query(f"DROP ROLE {USERNAME}")
+    servers.postgres.query("DROP DATABASE IF EXISTS nowhere")
+    servers.postgres.query(f"DROP ROLE IF EXISTS {USERNAME}")
     servers.postgres.query(f"CREATE ROLE {USERNAME} LOGIN PASSWORD '{password}'")
     document = {"host": "localhost", "port": servers.postgres.port, "username": USERNAME, "password": password}
     return replace(servers, secret_arn=servers.secrets_manager.create_secret(f"app/{uuid4().hex}", document))
@@ -113,14 +121,31 @@ def look(stack: Stack, function: Callable[[dict[str, str]], Any]) -> dict[str, A
     return report
 
 
-@pytest.mark.parametrize("breakage", POSSIBLE.values(), ids=POSSIBLE)
-def test_is_found_before_it_hurts_and_named_when_it_does(
+def lets_in(stack: Stack) -> bool:
+    """Tell whether AWSCURRENT logs in to the server itself, whatever stands before it."""
+    login = stack.credential()
+    database = login.get("dbname", "postgres")
+    stack.postgres.connect(
+        login["username"], login["password"], dbname=database, sslmode="prefer", sslrootcert=""
+    ).close()
+    return True
+
+
+def is_an_instruction(hint: str) -> bool:
+    """Tell whether the hint begins with a verb, or with a command."""
+    return hint.startswith("`") or hint.partition(" ")[0].rstrip(":") in VERBS
+
+
+@pytest.mark.parametrize(("breakage", "words"), CASES.values(), ids=CASES)
+def test_is_found_before_it_hurts_named_when_it_does_and_over_after_what_the_hint_says(
     breakage: Breakage,
+    words: str,
     stack: Stack,
     function: Callable[[dict[str, str]], Any],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """As a person sees it, who asks for the demonstration."""
+    current = stack.credential()["password"]
 
     def watched(event: dict[str, str]) -> object:
         if event["Step"] != "preflight":
@@ -135,7 +160,17 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
         assert not [password for password in known if password in json.dumps(report)]
         return report
 
-    found = demonstrate(breakage, stack, watched, Screen())
+    with ExitStack() as kept:  # until the stack is looked at once more
+
+        def apply(stack: Stack) -> None:
+            opened = breakage.apply(stack)
+            if isinstance(opened, ExitStack):
+                kept.enter_context(opened)
+
+        found = demonstrate(replace(breakage, apply=apply), stack, watched, Screen(), words)
+        assert lets_in(stack)
+        assert stack.credential()["password"] != current
+        assert look(stack, function)["status"] in {"ok", "warning"}
     shown = capsys.readouterr().out
     findings = {finding["check"]: finding for finding in found["preflight"]["findings"]}
     finding, status = findings[breakage.check], found["preflight"]["status"]
@@ -146,6 +181,8 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
     assert set(others) <= {breakage.check}, [finding["seen"] for finding in findings.values()]
     assert found["rotation"]["code"] == breakage.code, found["rotation"]
     assert found["as_expected"] is True
+    hints = [told for told in (finding.get("action"), found["rotation"]["hint"]) if told]
+    assert all(words in hint and is_an_instruction(hint) for hint in hints), hints
 
     assert shown.startswith(f"{breakage.name}: {breakage.what}\n\nThe preflight, in ")
     told = "nothing is in the way" if status == "ok" else rf"{status} +{breakage.check}: .+\n +→ .+"
@@ -153,22 +190,8 @@ def test_is_found_before_it_hurts_and_named_when_it_does(
     if breakage.code:
         assert re.search(rf"^failed +\w+ \({breakage.code}\): .+\n +→ .+", shown, re.MULTILINE)
         assert f"{found['rotation']['step']:<14}failed\n" in shown
-    else:
-        assert shown.endswith("\nfinishSecret  done\nall four steps succeeded\n")
-
-
-class TestCredcheck:
-    __test__ = "credcheck" in POSSIBLE
-
-    @pytest.mark.parametrize("breakage", [BREAKAGES["credcheck"]], ids=["as it comes"])
-    def test_takes_what_it_refused_once_it_is_set_as_the_preflight_says(
-        self, breakage: Breakage, stack: Stack, function: Callable[[dict[str, str]], Any]
-    ) -> None:
-        with breakage.broken(stack):
-            assert "Set credcheck.encrypted_password_allowed = on:" in str(look(stack, function))
-            stack.postgres.configure(**{"credcheck.encrypted_password_allowed": "on"})
-            assert look(stack, function)["status"] == "ok"
-            assert rotate(stack, function, Screen()) == ("finishSecret", None)
+        assert f"\nA rotation after what the hint says ({words}):\n" in shown
+    assert shown.endswith("\nfinishSecret  done\nall four steps succeeded\n")
 
 
 def test_the_list_of_what_was_left_out_is_right() -> None:
