@@ -407,7 +407,7 @@ class Rotation:
             except errors.LoginRefusedError as error:
                 raise errors.LoginRefusedError(
                     f"The superuser of `masterarn`: {error.what}",
-                    hint=f"Its own rotation may be at work: Secrets Manager retries this one. If not: {error.hint}",
+                    hint=f"Wait: its own rotation may be at work, and Secrets Manager retries. If not: {error.hint}",
                 ) from None
             with session:
                 changed = self._change(session, pending, self._check_labels, trust)

@@ -13,30 +13,18 @@ import pytest
 from botocore.exceptions import ClientError, ParamValidationError
 
 from rotation_lambda import errors
+from tests import ROOT
 from tests.worlds import leaks
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
-VERBS = (
-    *(
-        "Add",
-        "Ask",
-        "Check",
-        "Correct",
-        "Do",
-        "Drop",
-        "Find",
-        "Grant",
-        "Let",
-        "Look",
-        "Name",
-        "Prepare",
-        "Raise",
-        "Read",
-    ),
-    *("Remove", "Renew", "Report", "Restore", "Rotate", "Set", "Start", "Switch", "Use", "Wait"),
-)
+VERBS = {
+    *("Add", "Ask", "Change", "Check", "Correct", "Create", "Do", "Drop", "Find", "Give", "Grant", "Let", "Look"),
+    *("Name", "Pass", "Prepare", "Raise", "Read", "Remove", "Renew", "Report", "Restore", "Rotate", "Run", "Set"),
+    *("Start", "Store", "Switch", "Use", "Wait", "Write"),
+}
 """What a hint begins with: it is an instruction."""
 
 # Alarms and runbooks hold on to these: a code may come, but none may change.
@@ -136,6 +124,13 @@ def test_has_a_hint_of_its_own_in_whole_sentences(kind: type[errors.RotationErro
 @each_kind
 def test_has_a_hint_that_begins_with_what_to_do(kind: type[errors.RotationError]) -> None:
     assert kind.hint.partition(" ")[0].rstrip(":") in VERBS
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "rotation_lambda").rglob("*.py")), ids=lambda file: file.stem)
+def test_a_hint_given_on_the_spot_begins_so_too(file: Path) -> None:
+    """Or with a command."""
+    begun = re.findall(r"""(?<!what, )\bhint ?= ?f?["'](`|[\w]+)""", file.read_text(encoding="utf-8"))
+    assert set(begun) <= {*VERBS, "`"}
 
 
 def test_no_two_errors_share_a_hint() -> None:

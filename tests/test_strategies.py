@@ -631,7 +631,7 @@ class TestAlternatingUsers:
         world.database.others["master"] = "rotated meanwhile"
         with pytest.raises(errors.LoginRefusedError, match="The superuser of `masterarn`: ") as caught:
             world.take(Step.SET_SECRET)
-        assert caught.value.hint.startswith("Its own rotation may be at work")
+        assert caught.value.hint.startswith("Wait: its own rotation may be at work")
         assert not world.database.changes
 
     @pytest.mark.parametrize("make", [alternating, by_superuser])

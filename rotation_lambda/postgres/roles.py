@@ -241,7 +241,7 @@ def _check_ours(role: Role, doubt: str, trust: Trust) -> None:
     if doubt and not trust.is_ours(role.name):
         raise RoleNotPreparedError(
             f"User {role.name!a} {doubt}. That the secret is for this user is said by its value alone.",
-            hint="If you know which users this secret is for, name them (separated by spaces): `aws secretsmanager "
+            hint="Name the users that this secret is for, if you know them, separated by spaces: `aws secretsmanager "
             f"tag-resource --secret-id SECRET --tags 'Key={TAG},Value=USERS'`. Otherwise correct the secret.",
         )
 

@@ -124,7 +124,7 @@ class DatabaseLook(SecretLook):
             return Seen("scram-sha-256, by which the server proves itself as well")
         return Seen(
             f"{answer.authentication}: who sees the server's copy of the password can log in with it",
-            "Set password_encryption to scram-sha-256, ask for it in pg_hba.conf, and rotate.",
+            "Set password_encryption to scram-sha-256 on the server, and rotate. Ask for it in pg_hba.conf afterwards.",
         )
 
     def check_current(self) -> Seen:

@@ -86,7 +86,9 @@ class SessionLook(DatabaseLook):
         seen = f"{', '.join(on)}: the statement that changes the password is kept, with a verifier in it"
         if self.session.authentication != MD5:
             return Seen(f"{seen}, from which no password follows")
-        return Seen(seen, "Go over to scram-sha-256 before you rotate: an md5 verifier is as good as the password.")
+        return Seen(
+            seen, "Set password_encryption to scram-sha-256, then rotate: an md5 verifier is as good as the password."
+        )
 
     def check_servers_clock(self) -> Seen:
         """Compare the database server's clock with this machine's."""

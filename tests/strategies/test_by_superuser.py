@@ -217,5 +217,5 @@ class TestASuperusersOwnSecret:
         scene.superuser.alter("PASSWORD 'another'")
         error = scene.fail(errors.LoginRefusedError)
         assert scene.superuser.name in error.what
-        assert "Its own rotation may be at work" in error.hint
+        assert "its own rotation may be at work" in error.hint
         assert lets_in(scene, scene.role.document)
