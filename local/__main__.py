@@ -114,7 +114,7 @@ def make_parser() -> argparse.ArgumentParser:
         dest="breakage",
         choices=BREAKAGES,
         metavar="WHAT",
-        help="start broken; show what a preflight finds and what a rotation ends in",
+        help="start broken; show what a preflight finds, what a rotation ends in, and that its hint helps",
     )
     mode.add_argument(
         "--chaos", type=_positive, metavar="N", help="rotate N times while processes are killed and connections break"

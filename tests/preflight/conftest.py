@@ -69,16 +69,21 @@ def renew(servers: Stack) -> Stack:
     return replace(servers, secret_arn=servers.secrets_manager.create_secret(f"app/{uuid4().hex}", document))
 
 
-@pytest.fixture
-def function(stack: Stack) -> Callable[[dict[str, str]], Any]:
+def deploy(stack: Stack, timeout_s: float = 60) -> Callable[[dict[str, str]], Any]:
+    """Return the function as it is with this Timeout."""
     context = SimpleNamespace(
         function_name="rotation",
         memory_limit_in_mb=256,
         invoked_function_arn=stack.secrets_manager.function_arn,
         aws_request_id="test",
-        get_remaining_time_in_millis=lambda: 60_000,
+        get_remaining_time_in_millis=lambda: int(1000 * timeout_s),
     )
     return lambda event: handler.lambda_handler(event, context)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def function(stack: Stack) -> Callable[[dict[str, str]], Any]:
+    return deploy(stack)
 
 
 def look(stack: Stack, function: Callable[[dict[str, str]], Any]) -> dict[str, Any]:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import secrets
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import uuid4
 
+import psycopg2
 import pytest
 
 from local.breakages import (
+    END_SESSIONS,
     alter,
     begin_anew,
     change_the_secret,
@@ -22,12 +24,13 @@ from local.breakages import (
     use_hba,
 )
 from local.servers import rotation
+from local.servers.postgres import run_postgres
 from local.servers.stack import MASTER, USERNAME, Stack
 from local.terminal import Screen
 from rotation_lambda import errors
 from rotation_lambda.trust import TAG
 from tests.postgres.test_answers import listener
-from tests.preflight.conftest import DENIED, is_an_instruction, lets_in, look
+from tests.preflight.conftest import DENIED, deploy, is_an_instruction, lets_in, look
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -72,6 +75,27 @@ def trust_any_certificate(stack: Stack) -> None:
 def meet_a_stranger(stack: Stack) -> ExitStack:
     kept = ExitStack()
     rewrite(port=kept.enter_context(listener(b"HTTP/1.1 400 Bad Request\r\n\r\n")))(stack)
+    return kept
+
+
+def fill(stack: Stack) -> ExitStack:
+    """Take every connection, those that are kept for superusers too."""
+    kept, password, postgres = ExitStack(), str(stack.credential()["password"]), stack.postgres
+    for _ in range(8):
+        kept.callback(postgres.connect(USERNAME, password).close)
+    with suppress(psycopg2.OperationalError):
+        while True:
+            kept.callback(postgres.connect(postgres.superuser, postgres.password).close)
+    return kept
+
+
+def lead_to_a_standby(stack: Stack) -> ExitStack:
+    kept, password = ExitStack(), stack.credential()["password"]
+    standby = kept.enter_context(run_postgres())
+    standby.query(f"CREATE ROLE {USERNAME} LOGIN PASSWORD '{password}'")
+    (standby.data / "standby.signal").touch()
+    standby.restart()
+    rewrite(port=standby.port, sslmode="require")(stack)
     return kept
 
 
@@ -158,6 +182,13 @@ HINTS = {
         "Correct `host` and `port`",
         meet_a_stranger,
         lambda stack: change_the_secret(port=stack.postgres.port)(stack),
+    ),
+    "full-to-the-last": Hint("database-not-ready", "end sessions in pg_stat_activity", fill, END_SESSIONS),
+    "reader": Hint(
+        "database-read-only",
+        "Name the cluster's writer endpoint in `host` or `rotationHost`",
+        lead_to_a_standby,
+        lambda stack: change_the_secret(rotationHost="localhost", rotationPort=stack.postgres.port)(stack),
     ),
     "no-user": Hint("login-refused", "Create it", query(f"DROP ROLE {USERNAME}"), create_the_user),
     "deleted": Hint("secret-deleted", "`aws secretsmanager restore-secret", delete, restore),
@@ -248,6 +279,31 @@ def test_a_rotation_succeeds_after_what_other_hints_say(
         assert rotate(stack, function, Screen()) == ("finishSecret", None)
     assert lets_in(stack)
     assert stack.credential()["password"] != current
+
+
+def test_a_function_whose_timeout_is_too_short_rotates_with_60_seconds(stack: Stack) -> None:
+    manager = stack.secrets_manager
+    token = rotation.begin(manager.client(), stack.secret_arn, manager.function_arn)
+    with pytest.raises(errors.ConfigurationError) as caught:
+        rotation.invoke_steps(deploy(stack, timeout_s=3), stack.secret_arn, token)
+    assert "Set the function's Timeout to 60 seconds" in caught.value.hint
+    assert rotate(stack, deploy(stack, timeout_s=60), Screen()) == ("finishSecret", None)
+
+
+@pytest.mark.parametrize(
+    ("code", "words", "cut"),
+    [("invalid-event", "Pass the secret's whole ARN", ":secret:"), ("secret-not-found", "Check the secret's ARN", "-")],
+)
+def test_an_invocation_by_hand_succeeds_with_the_secrets_whole_arn(
+    code: str, words: str, cut: str, stack: Stack, function: Callable[[dict[str, str]], Any]
+) -> None:
+    manager, arn = stack.secrets_manager, stack.secret_arn
+    token = rotation.begin(manager.client(), arn, manager.function_arn)
+    with pytest.raises(errors.RotationError) as caught:
+        rotation.invoke_steps(function, f"{arn.rpartition(cut)[0]}{cut}", token)
+    assert (caught.value.code, words in caught.value.hint) == (code, True)
+    rotation.invoke_steps(function, arn, token)
+    assert lets_in(stack)
 
 
 class Advice(NamedTuple):
