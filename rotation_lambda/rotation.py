@@ -20,7 +20,7 @@ MOST_ORPHANS = 5
 """How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
 CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
-_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01"}  # … tuple concurrently updated, deadlock
+_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01", "23505"}  # … tuple concurrently updated, deadlock, role made meanwhile
 
 
 _Result = TypeVar("_Result")

@@ -22,8 +22,8 @@ _MAY = """({0}.rolsuper OR {0}.rolcreaterole AND NOT {1}.rolsuper AND %(version)
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
-# what it may ever come by, through ADMIN OPTION as well, against what `mine` has. A predefined role is a right like an
-# attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives nothing.
+# what it may ever come by, through ADMIN OPTION as well, against what `mine` has, in each way (INHERIT, SET, ADMIN). A
+# predefined role is a right like an attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives none.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
 QUERY = f"""
 WITH RECURSIVE edge AS (
@@ -34,7 +34,8 @@ WITH RECURSIVE edge AS (
     UNION SELECT start, roleid FROM reach JOIN edge ON member = role WHERE admin_option OR inherits OR sets
 ), power AS (
     SELECT oid, name FROM pg_roles, LATERAL (VALUES ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole),
-        ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls), (rolname::text, NOT rolsuper AND oid < 16384
+        ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls), ('CREATEDB', rolcreatedb),
+        (rolname::text, NOT rolsuper AND oid < 16384
         OR rolname IN ('rds_superuser', 'rds_replication', 'rds_password'))) AS one (name, has) WHERE has
 ), used AS (SELECT * FROM pg_shdepend WHERE refclassid = 'pg_authid'::regclass)
 SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.rolcanlogin, it.rolinherit,
@@ -49,7 +50,9 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
         EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s) ORDER BY 1),
     ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
-        WHERE start = it.oid AND role <> start AND NOT pg_has_role(mine.oid, role, %(sound)s) ORDER BY 1),
+        WHERE start = it.oid AND role <> start AND (NOT pg_has_role(mine.oid, role, %(sound)s) OR EXISTS (
+            SELECT FROM unnest(ARRAY['USAGE', %(set)s, 'MEMBER WITH ADMIN OPTION']) AS how
+            WHERE pg_has_role(it.oid, role, how) AND NOT pg_has_role(mine.oid, role, how))) ORDER BY 1),
     pg_has_role(mine.oid, it.oid, %(set)s),
     EXISTS (SELECT FROM edge LEFT JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
         AND (inherits OR sets) AND (one.oid IS NULL OR {_MAY.format("one", "it")})),

@@ -44,13 +44,16 @@ SCRAM, MD5 = "scram-sha-256", "md5"
 LEAST_ITERATIONS, MOST_ITERATIONS = 4096, 1_000_000
 
 # What a session starts with, whatever is set for its role or its database (PostgreSQL 53.7 StartupMessage, options): no
-# query of ours runs under a timeout of 1 ms, waits for other transactions, or finds an owner's functions by their name.
+# query of ours runs under a timeout of 1 ms, waits for other transactions, finds an owner's functions by their name, or
+# is answered with megabytes of its own parse tree; and an error says what it was before the session ends.
 OPTIONS = " ".join(
     f"-c {name}={value}"
     for name, value in {
         "statement_timeout": f"{STATEMENT_TIMEOUT_S:.0f}s",
         "lock_timeout": f"{LOCK_TIMEOUT_S:.0f}s",
         "search_path": "pg_catalog,pg_temp",
+        "client_min_messages": "error",
+        "exit_on_error": "off",
         "datestyle": "ISO",
         "timezone": "UTC",
         "default_transaction_isolation": r"read\ committed",

@@ -27,8 +27,8 @@ SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp()):
     ARRAY(SELECT rolname::text FROM pg_roles AS other
         WHERE other.rolname LIKE 'rds%%' AND pg_has_role(session_user, other.oid, 'MEMBER')),
     coalesce(current_setting('rds.restrict_password_commands', true), 'off') IN ('on', 'true', '1'),
-    EXISTS (SELECT FROM pg_settings WHERE name LIKE 'credcheck.%%' OR name LIKE 'passwordcheck.%%'),
-    (SELECT jsonb_object_agg(name, reset_val) FROM pg_settings WHERE name = ANY (%(names)s))
+    EXISTS (SELECT FROM pg_show_all_settings() WHERE name LIKE 'credcheck.%%' OR name LIKE 'passwordcheck.%%'),
+    (SELECT jsonb_object_agg(name, reset_val) FROM pg_show_all_settings() WHERE name = ANY (%(names)s))
 FROM pg_roles WHERE rolname = session_user
 """
 PARAMETERS = {"names": list(_SETTINGS)}

@@ -50,6 +50,14 @@ def owner(
         yield Owner(scene, role, dbname)
 
 
+class TestWhatAServerTells:
+    def test_megabytes_of_parse_trees_stop_no_honest_rotation(self, owner: Owner) -> None:
+        owner.set("SET client_min_messages = log")
+        for what in ("print_parse", "print_rewritten", "print_plan", "pretty_print"):
+            owner.set(f"SET debug_{what} = on")
+        owner.scene.rotate()
+
+
 class TestARoleForEverySession:
     """ALTER DATABASE … SET role makes sessions run as that role, of those who may become it."""
 

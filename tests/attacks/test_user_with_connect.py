@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from threading import Timer
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -69,6 +70,44 @@ class TestARoleThatAUserStoresForItself:
             assert scene.ask("SELECT session_user, current_user") == [(user, group.name)]
 
 
+class TestALock:
+    """Who may connect may lock a few views, and who may create roles may leave one half made."""
+
+    def test_of_the_view_of_settings_stops_no_preflight(self, scene: Scene, make_role: Callable[..., Role]) -> None:
+        stranger = make_role(scene.server)
+        with closing(scene.server.connect(stranger.name, stranger.password)) as connection:
+            run(connection, "BEGIN; LOCK TABLE pg_settings IN ACCESS EXCLUSIVE MODE")
+            found = scene.look()
+        assert {found[check]["status"] for check in ("primary", "role", "password change")} == {"ok"}
+
+    def test_by_an_honest_transaction_that_ends_is_waited_out(self, every_scene: Scene) -> None:
+        scene = every_scene
+        scene.rotate()
+        token = scene.begin()
+        scene.take(token, "createSecret")
+        with closing(scene.server.connect(scene.server.superuser, scene.server.password)) as connection:
+            connection.cursor().execute(f'ALTER ROLE "{scene.role.name}" CONNECTION LIMIT -1')
+            Timer(0.5, connection.commit).start()
+            scene.take(token)
+
+    def test_of_a_clones_name_is_waited_out_and_the_clone_looked_at(
+        self, every_scene: Scene, make_role: Callable[..., Role]
+    ) -> None:
+        scene = every_scene
+        stranger, token = make_role(scene.server, options="CREATEROLE"), scene.begin()
+        scene.take(token, "createSecret")
+        with closing(scene.server.connect(stranger.name, stranger.password)) as connection:
+            connection.autocommit = False
+            connection.cursor().execute(f'CREATE ROLE "{scene.clone}"')
+            commits = Timer(0.5, connection.commit)
+            commits.start()
+            if scene.server.version >= 16:  # who made it is its first member
+                scene.fail(errors.RoleNotPreparedError, "setSecret", token=token)
+            else:
+                scene.take(token)
+            commits.join()
+
+
 class TestTheRowOfAnotherUser:
     """`BEGIN; ALTER ROLE app;` keeps all others from changing it; from PostgreSQL 16 on every user may do that."""
 
@@ -86,9 +125,16 @@ class TestTheRowOfAnotherUser:
         every_scene.rotate()
         return every_scene
 
+    @pytest.mark.parametrize("exits", [False, True], ids=["as it comes", "errors end a session"])
     def test_delays_a_change_and_never_the_move(
-        self, turn: Scene, make_role: Callable[..., Role], monkeypatch: pytest.MonkeyPatch
+        self,
+        exits: bool,  # noqa: FBT001 - a parameter
+        turn: Scene,
+        make_role: Callable[..., Role],
+        monkeypatch: pytest.MonkeyPatch,
     ) -> None:
+        if exits:  # as an owner of the superuser's database can have it
+            turn.superuser.alter("SET exit_on_error = on")
         stranger, token = make_role(turn.server), turn.begin()
         turn.take(token, "createSecret")
         if turn.server.version < 16:

@@ -123,6 +123,26 @@ def be_a_member_of_a_member(scene: Scene, victim: Role) -> None:
             scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", role, scene.role.name)
 
 
+def administer(scene: Scene, victim: Role) -> None:
+    """Both are members of a third user; the other one may hand out that membership, and make more of its own."""
+    boss = f"middle_{victim.name}"
+    scene.query("CREATE ROLE {}", boss)
+    how = " WITH SET FALSE" if scene.server.version >= 16 else ""
+    scene.query(f"GRANT {{}} TO {{}}{how}", boss, scene.role.name)
+    scene.query("GRANT {} TO {} WITH ADMIN OPTION", boss, victim.name)
+
+
+def become(scene: Scene, victim: Role) -> None:
+    """Both are members of a third user, which only the other one may become; before PostgreSQL 16 there is no such."""
+    if scene.server.version < 16:
+        administer(scene, victim)
+        return
+    boss = f"middle_{victim.name}"
+    scene.query("CREATE ROLE {}", boss)
+    scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", boss, scene.role.name)
+    scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE", boss, victim.name)
+
+
 class TestAnotherOfTwoUsers:
     """`usernames`: the value alone says who the other one is."""
 
@@ -133,7 +153,9 @@ class TestAnotherOfTwoUsers:
         scene.put({**scene.secret.document(), "usernames": [scene.role.name, victim.name]})
         return scene, victim
 
-    @pytest.mark.parametrize("has", [own, be_granted, connect, be_a_member, be_a_member_of_a_member])
+    @pytest.mark.parametrize(
+        "has", [own, be_granted, connect, be_a_member, be_a_member_of_a_member, administer, become]
+    )
     def test_is_left_alone_where_it_has_what_ours_has_not(
         self, has: Callable[[Scene, Role], None], pair: tuple[Scene, Role]
     ) -> None:
@@ -146,7 +168,7 @@ class TestAnotherOfTwoUsers:
             for role in (f"middle_{victim.name}", f"far_{victim.name}"):
                 scene.query("DROP ROLE IF EXISTS {}", role)
 
-    @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
+    @pytest.mark.parametrize("attribute", ["SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS"])
     def test_is_left_alone_where_it_has_an_attribute(self, attribute: str, pair: tuple[Scene, Role]) -> None:
         scene, victim = pair
         victim.alter(attribute)
