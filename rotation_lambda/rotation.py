@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cache, partial
 from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 from rotation_lambda import errors
@@ -325,10 +325,14 @@ class Rotation:
         yield from ((version, f"Version {version}") for version in others)
 
     def _trust(self, current: Credential, is_accepted: Callable[[str], bool], session: Session | None = None) -> Trust:
-        """Return what speaks for the secret beside its value; a password is tried only where the tag does not do."""
+        """Return what speaks for the secret beside its value; a password is tried only where the tag does not do.
+
+        What it came to counts for the whole step: for a put-back, when that password is no longer in force, and for the
+        next try, after logins that took longer than the row may be held.
+        """
         runs_as = session.runs_as if session else None
         pinned = self.superusers.pinned
-        return Trust(current, lambda user: user in self.versions.users or is_accepted(user), runs_as, pinned)
+        return Trust(current, cache(lambda user: user in self.versions.users or is_accepted(user)), runs_as, pinned)
 
     def _check_in_force(self, login: Credential) -> None:
         """Return when a fresh login is accepted, be it before a shut door: its first session may be all it may have."""
@@ -393,13 +397,26 @@ class Rotation:
                 raise
         return self.deadline.clock()
 
-    def _change_by_superuser(self, pending: Credential, trust: Trust, verify: Callable[[Session], None]) -> None:
+    def _is_shown_to(self, superuser: Credential, login: Credential, *, accepted: bool) -> bool:
+        """Tell whether an accepted login shows a superuser whose password it is: where need be, it is tried his way."""
+        there = login.at(superuser)
+        if not accepted or as_sure_as(self.database, login, there):
+            return accepted
+        try:
+            return shows(self.database, there, self._log_in(there))
+        except errors.LoginNotAllowedError as error:
+            return shows(self.database, there, error)
+        except errors.LoginRefusedError:
+            return False
+
+    def _change_by_superuser(
+        self, superuser: Credential, pending: Credential, trust: Trust, verify: Callable[[Session], None]
+    ) -> None:
         """Have the secret's superuser change the password of AWSPENDING's user, and the strategy verify it.
 
         The labels are looked at right before COMMIT: from ALTER ROLE on PostgreSQL keeps every other change of the role
         waiting, so that a rotation which was replaced meanwhile does not undo the password of the new one.
         """
-        superuser = self.superusers.of(trust.current)
 
         def change() -> float:
             try:
@@ -469,6 +486,16 @@ def shows(database: Database, credential: Credential, door: Session | errors.Dat
         return isinstance(door, errors.LoginNotAllowedError | None) and database.verifies(credential)
     door.close()
     return True
+
+
+def as_sure_as(database: Database, login: Credential, there: Credential) -> bool:
+    """Tell whether a login goes to the server that another one does, which proves no less who it is.
+
+    Where the secret's own login goes, and over which TLS, its writer says, who may have a server of his own there. So a
+    superuser goes by what is accepted where his own login goes.
+    """
+    same = (login.address, login.tls_server_name) == (there.address, there.tls_server_name)
+    return same and (database.verifies(login) or not database.verifies(there))
 
 
 def _with_row(session: Session, login: Credential) -> Session:

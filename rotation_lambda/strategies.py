@@ -108,7 +108,7 @@ class BySuperuser(SingleUser):
 
         One of the secret's passwords, or its tag, shows that it is for this user.
         """
-        label, proved = "", False
+        way, label, accepted = current, "", False
         try:
             way, door = self._find_way(current, current, pending)
         except errors.LoginRefusedError as error:
@@ -118,7 +118,8 @@ class BySuperuser(SingleUser):
             if label == StagingLabel.PENDING:
                 self._leave_as_set(door)
                 return
-            proved = shows(self.database, current, door)
+            accepted = shows(self.database, current, door)
+        superuser = self.superusers.of(current)
 
         def verify(session: Session) -> None:
             trusted = partial(session.change_password, current, self._check_labels, trust)
@@ -130,8 +131,8 @@ class BySuperuser(SingleUser):
                     f"in at the writer: {reason.what}"
                 )
 
-        trust = self._trust(current, lambda _: proved)
-        self._change_by_superuser(pending, trust, verify)
+        trust = self._trust(current, lambda _: self._is_shown_to(superuser, way, accepted=accepted))
+        self._change_by_superuser(superuser, pending, trust, verify)
 
 
 class AlternatingUsers(Rotation):
@@ -156,10 +157,12 @@ class AlternatingUsers(Rotation):
         """
         log_in = super()._prove_once  # whatever role the session runs as: its superuser sees to what that is to be
         session = self.deadline.wait_for(partial(log_in, current, BEFORE_CHANGE_S), BEFORE_CHANGE_S)
-        proved = shows(self.database, current, session)
+        accepted, superuser = shows(self.database, current, session), self.superusers.of(current)
 
         def is_accepted(user: str) -> bool:
-            return proved if user == current.username else self._is_accepted(pending)
+            if user == current.username:
+                return self._is_shown_to(superuser, current, accepted=accepted)
+            return self._is_accepted(pending.at(superuser))
 
         def verify(session: Session) -> None:
             there = on_server_of(session, pending)
@@ -170,7 +173,7 @@ class AlternatingUsers(Rotation):
                     hint=reason.hint if isinstance(reason, errors.RoleNotPreparedError) else None,
                 )
 
-        self._change_by_superuser(pending, self._trust(current, is_accepted, session), verify)
+        self._change_by_superuser(superuser, pending, self._trust(current, is_accepted, session), verify)
 
     def _is_accepted(self, login: Credential) -> bool:
         """Tell whether a password that the secret has, or had, for the login's user is in force."""

@@ -999,8 +999,9 @@ class TestChangeByASuperuser:
         world = on_a_replica(make())
         user = Credential.parse(world.secrets.values[PENDING]).username
         world.take(Step.SET_SECRET)
-        assert hosts(world) == [("app", "db.example"), ("master", WRITER), (user, WRITER), (user, "db.example")]
-        assert [login.sslmode for login in world.database.logins] == [None, SslMode.VERIFY_CA, SslMode.VERIFY_CA, None]
+        writer = [("master", WRITER), ("app", WRITER), (user, WRITER)]
+        assert hosts(world) == [("app", "db.example"), *writer, (user, "db.example")]
+        assert [login.sslmode for login in world.database.logins] == [None, *[SslMode.VERIFY_CA] * 3, None]
         assert {login.dbname for login in world.database.logins} == {"postgres"}
 
     def test_waits_for_a_replica_to_replay(self, make: Callable[[], World]) -> None:
@@ -1031,7 +1032,7 @@ class TestReplicaThatNeverReplays:
         refused_after_the_change(world)
         with pytest.raises(errors.VerificationFailedError, match="pooler's list"):
             world.take(Step.SET_SECRET)
-        assert hosts(world)[2:] == [("app_clone", WRITER)] * 2
+        assert hosts(world)[2:] == [("app", WRITER), *[("app_clone", WRITER)] * 2]
 
     def test_leaves_a_single_user_unproved_and_nothing_put_back(self) -> None:
         """What the writer has accepted comes to the replica sooner or later."""

@@ -10,7 +10,7 @@ from rotation_lambda.postgres.survey import VERIFIERS_ALLOWED
 from rotation_lambda.preflight.database import DatabaseLook, is_unknown, log_in
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import compare_clock
-from rotation_lambda.rotation import shows
+from rotation_lambda.rotation import as_sure_as, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 from rotation_lambda.trust import Trust
@@ -100,12 +100,15 @@ class SessionLook(DatabaseLook):
             return Seen("not asked for by the strategy single-user", status=Status.NOT_REACHED)
         current, pinned = self.current, self.superusers.pinned
         shown = shows(self.database, current, self.door)
+        self.superuser = superuser = self.superusers.of(current)
+        there = current.at(superuser)
+        if shown and not as_sure_as(self.database, current, there):
+            shown = self._is_in_force(there)
         answer, users = self.doors[StagingLabel.CURRENT], self.versions.users
         runs_as = None if isinstance(answer, DatabaseError) else answer.runs_as
         self.trust = Trust(
             self.current, lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned
         )
-        self.superuser = superuser = self.superusers.of(current)
         (host, port), same = superuser.address, superuser.address == current.address
         seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'as RDS confirms'}"
         return Seen(seen, "" if pinned else _NOT_PINNED)
@@ -119,14 +122,17 @@ class SessionLook(DatabaseLook):
             return shown
         for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING):
             value = self.values.get(label)
-            if isinstance(value, Credential) and value.username == user:
-                login = self.current.with_password(value.password, user)
-                door = log_in(self.database, login)
-                if is_unknown(door):
-                    raise door
-                if shows(self.database, login, door):
-                    return True
+            if not isinstance(value, Credential) or value.username != user:
+                continue
+            if self._is_in_force(self.current.with_password(value.password, user).at(self.superuser)):
+                return True
         return False
+
+    def _is_in_force(self, login: Credential) -> bool:
+        door = log_in(self.database, login)
+        if is_unknown(door):
+            raise door
+        return shows(self.database, login, door)
 
     def check_superuser_login(self) -> Seen:
         """Log in as the superuser."""

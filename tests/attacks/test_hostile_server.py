@@ -12,10 +12,13 @@ import sys
 import threading
 import time
 from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+from local.servers.postgres import run_postgres
 from rotation_lambda import errors
 from rotation_lambda.postgres import tls
 from rotation_lambda.settings import SHIPPED_BUNDLE
@@ -238,6 +241,73 @@ class TestARefusalAfterAuthentication:
         scene = set_scene(postgres_of(16))
         scene.role.alter("CONNECTION LIMIT 1")
         assert lets_in(scene, scene.rotate())
+
+
+class TestALoginElsewhere:
+    """The writer of a value says how its own login goes: without TLS, or to a name that he has a certificate for.
+
+    What is in between sends that login to a server of his own, and all others to the real one.
+    """
+
+    @pytest.fixture
+    def evil(self) -> Iterator[PostgresServer]:
+        with run_postgres(server_names=["127.0.0.1"]) as server:
+            yield server
+
+    @pytest.fixture
+    def between(self, evil: PostgresServer, postgres: PostgresServer) -> Iterator[int]:
+        def talk(connection: socket.socket, startup: bytes) -> None:
+            hello, to = b"", evil
+            if startup == tls._SSL_REQUEST:
+                connection.sendall(b"S")
+                hello = connection.recv(65536)
+                to = postgres if b"localhost" in hello else evil  # the name that it asks for
+            with socket.create_connection(("127.0.0.1", to.port)) as real:
+                real.sendall(startup)
+                if hello:
+                    assert real.recv(1) == b"S"
+                    real.sendall(hello)
+                carry(connection, real)
+
+        with server(talk) as port:
+            yield port
+
+    @pytest.mark.parametrize("strategy", ["superuser", "alternating-users"])
+    @pytest.mark.parametrize("how", [{"sslmode": "disable"}, {"sslmode": "verify-full", "tlsServerName": "127.0.0.1"}])
+    @pytest.mark.parametrize("honest", [False, True], ids=["attack", "honest"])
+    def test_gives_no_authority_over_a_user_but_honest_ones_go_on(
+        self,
+        honest: bool,  # noqa: FBT001 - a parameter
+        how: dict[str, str],
+        strategy: str,
+        evil: PostgresServer,
+        between: int,
+        set_scene: Callable[..., Scene],
+        postgres: PostgresServer,
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+        scene = set_scene(postgres)
+        scene.rotate()
+        trusted = tmp_path / "trusted.pem"
+        trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
+        monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
+        before, victim = scene.secret.document(), scene.secret.document()["username"]
+        master = {**scene.master.document(), "port": between, "sslmode": "verify-full"}
+        replace(scene, secret=scene.master).put(master)
+        if honest:
+            scene.put({**before, "port": between, "sslmode": "verify-full"})
+            assert scene.rotate()["password"] != before["password"]
+            return
+        for user in (victim, f"{victim}_clone"):
+            evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
+        evil.use_hba("host all all all scram-sha-256")
+        scene.put({**before, "port": between, "password": "chosen-by-the-writer", **how})
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert "is not shown to accept AWSCURRENT's password" in error.what
+        postgres.connect(victim, before["password"]).close()
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
 
 
 def carry(client: socket.socket, real: socket.socket) -> None:
