@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
-from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S, Deadline
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, MOST_WAIT_S, RESERVE_S, Deadline
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import Trust
@@ -454,10 +454,10 @@ class Rotation:
     ) -> errors.DatabaseError | None:
         """Return None once the database accepts the login, or why it does not: the second refusal, after a pause.
 
-        No answer is waited for until the reserve, and counts as a refusal then; so is a refusal where the host `lags`
-        behind the server that has the change already, as a replica does.
+        No answer is waited for until the reserve, MOST_WAIT_S at most, and counts as a refusal then; so is a refusal
+        where the host `lags` behind the server that has the change already, as a replica does.
         """
-        tries = 0
+        tries, reserve = 0, max(reserve, self.deadline.left() - MOST_WAIT_S)
         while True:
             tries += 1
             try:

@@ -28,10 +28,13 @@ class SingleUser(Rotation):
         A try that meets another's change of the role starts over with fresh logins: what let it in may be refused now.
         So does one that meets a standby: after a failover the same name leads to the new primary before long.
         """
-        self._start_over(lambda: self._change_own(current, pending))
+        ways = [current, pending]
+        self._start_over(lambda: self._change_own(ways, current, pending))
 
-    def _change_own(self, current: Credential, pending: Credential) -> None:
-        way, door = self._find_way(current, current, pending)
+    def _change_own(self, ways: list[Credential], current: Credential, pending: Credential) -> None:
+        """Change the password by the first of the `ways` that lets us in, which the next try begins with."""
+        way, door = self._find_way(current, *ways)
+        ways[:] = [way, *(one for one in ways if one is not way)]
         if way.label == StagingLabel.PENDING:
             self._leave_as_set(door)
             return

@@ -10,7 +10,7 @@ import pytest
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.event import Step
 from rotation_lambda.rotation import MOST_ORPHANS
 from rotation_lambda.settings import Strategy
@@ -262,6 +262,32 @@ class TestChange:
         assert world.database.changes == ["pending"]
         assert world.memory[PENDING].changed is not None
         assert world.database.open_sessions == 0
+
+    def test_starts_over_with_the_password_that_let_it_in(self) -> None:
+        """No refusal is repeated: some servers lock a role out after a few."""
+        world = created()
+        world.secrets.labels[StagingLabel.PREVIOUS] = OLD
+        world.secrets.values[OLD] = document("previous")
+        world.database.password = "previous"
+        world.database.effect = partial(end_once, world, ["ALTER ROLE"] * 3)
+        world.take(Step.SET_SECRET)
+        tried = [password for _, password in logins(world)]
+        assert tried[:6] == ["current", "pending", *["previous"] * 4]
+        assert world.database.password == "pending"
+
+    @pytest.mark.parametrize("label", ["AWSCURRENT", "AWSPENDING"])
+    def test_waits_for_the_proof_for_two_minutes_at_most(self, label: str) -> None:
+        """However long the function may run."""
+        world = created()
+        world.clock.budget = 900.0
+        refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))
+        if label == "AWSCURRENT":
+            world.database.at_login[4] = lambda: world.database.trouble.update(
+                {"current": errors.DatabaseTimeoutError("silence")}
+            )
+        with pytest.raises((errors.VerificationFailedError, errors.UnprovenPasswordError), match="silence"):
+            world.take(Step.SET_SECRET)
+        assert world.clock.now < 3.2 * MOST_WAIT_S
 
     def test_stops_when_its_sessions_are_lost_until_there_is_too_little_time_for_a_change(self) -> None:
         world = created()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg2
 from psycopg2.extensions import encrypt_password
 
-from rotation_lambda.deadline import HOLD_S, RESERVE_S
+from rotation_lambda.deadline import HOLD_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.errors import (
     DatabaseError,
     DatabaseReadOnlyError,
@@ -95,6 +95,7 @@ _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # â€
 _ENDED = ("08", "25P03", "25P04", "57P")
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: another user may do it
 _CHANGE_HINTS = {
+    "": "Wait: Secrets Manager retries. If it happens again, find in the server's log why it ended this session.",
     "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
     "57014": "Wait: Secrets Manager retries. If it fails again, find out why the server takes more than 5 seconds.",
     "22023": "Change the settings of the server's password-checking extension: it refused the new password.",
@@ -227,7 +228,8 @@ class Session:
         confirm()
         if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
             self._attempt(lambda: self._execute("SELECT 1"))
-        seconds = max(ANSWER_TIMEOUT_S, self._deadline.left(RESERVE_S))  # what is given up now may come true later
+        # What is given up now may come true later. A login tells, after as long as anything is waited for.
+        seconds = max(ANSWER_TIMEOUT_S, min(MOST_WAIT_S, self._deadline.left(RESERVE_S)))
         self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
         return notes
 

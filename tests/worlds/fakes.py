@@ -338,10 +338,11 @@ class FakeClock:
 
     now: float = 0.0
     pauses: list[float] = field(default_factory=list)
+    budget: float = 60.0
 
     def sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
         self.now += seconds
 
-    def deadline(self, seconds: float = 60.0) -> Deadline:
-        return Deadline(self.now + seconds, lambda: self.now, self.sleep)
+    def deadline(self, seconds: float | None = None) -> Deadline:
+        return Deadline(self.now + (seconds or self.budget), lambda: self.now, self.sleep)
