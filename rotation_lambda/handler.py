@@ -10,10 +10,10 @@ import logging
 import os
 import time
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from traceback import extract_tb
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from aws_lambda_powertools import Logger
 
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from rotation_lambda.preflight import Report
 
 
-class Memory(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Memory:
     """What this process keeps of a rotation from step to step, to spare it calls: nothing hangs on it being there.
 
     `proofs` are what logins have shown, `values` what the versions hold: a version's value never changes (AWS:
@@ -45,12 +46,8 @@ class Memory(NamedTuple):
 
     token: str
     began: float
-    proofs: dict[str, Proof]
-    values: dict[str, str]
-
-    def __repr__(self) -> str:
-        """Return what is no secret."""
-        return f"Memory({self.token!r})"
+    proofs: dict[str, Proof] = field(default_factory=dict)
+    values: dict[str, str] = field(default_factory=dict, repr=False)
 
 
 _MEMORY: dict[str, Memory] = {}
@@ -126,7 +123,7 @@ def _recall(secret: str, token: str) -> Memory:
     for one, memory in list(_MEMORY.items()):
         if now - memory.began > PROOF_S or (one == secret and memory.token != token):
             _MEMORY.pop(one, None)
-    return _MEMORY.setdefault(secret, Memory(token, now, {}, {}))
+    return _MEMORY.setdefault(secret, Memory(token, now))
 
 
 def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:

@@ -400,14 +400,15 @@ class Rotation:
     def _is_shown_to(self, superuser: Credential, login: Credential, *, accepted: bool) -> bool:
         """Tell whether an accepted login shows a superuser whose password it is: where need be, it is tried his way."""
         there = login.at(superuser)
-        if not accepted or as_sure_as(self.database, login, there):
-            return accepted
+        return accepted and (as_sure_as(self.database, login, there) or self._is_accepted(there, there))
+
+    def _is_accepted(self, login: Credential, *known: Credential) -> bool:
+        """Tell whether a password that the secret has, or had, for the login's user is in force."""
         try:
-            return shows(self.database, there, self._log_in(there))
-        except errors.LoginNotAllowedError as error:
-            return shows(self.database, there, error)
+            credential, door = self._find_way(login, *known)
         except errors.LoginRefusedError:
             return False
+        return shows(self.database, credential, door)
 
     def _change_by_superuser(
         self, superuser: Credential, pending: Credential, trust: Trust, verify: Callable[[Session], None]

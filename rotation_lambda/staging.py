@@ -4,14 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from rotation_lambda.errors import (
-    MissingVersionError,
-    RotationDisabledError,
-    SecretDeletedError,
-    SecretManagedError,
-    VersionNotPendingError,
-    VersionNotStagedError,
-)
+from rotation_lambda import errors
 from rotation_lambda.event import Step
 
 
@@ -49,7 +42,7 @@ class SecretVersions:
         """The id of the version with AWSCURRENT; MissingVersionError where none has it."""
         version = self.with_label(StagingLabel.CURRENT)
         if version is None:
-            raise MissingVersionError(
+            raise errors.MissingVersionError(
                 "The secret has no version with AWSCURRENT: there is nothing to rotate from.",
                 hint="Store the credential first, with `aws secretsmanager put-secret-value`.",
             )
@@ -66,11 +59,11 @@ class SecretVersions:
         and may come while rotation is being switched on (AWS: RotateSecret with RotateImmediately=false).
         """
         if self.deleted:
-            raise SecretDeletedError("The secret is marked for deletion.")
+            raise errors.SecretDeletedError("The secret is marked for deletion.")
         if self.managed:
-            raise SecretManagedError("RDS manages this secret, and rotates it itself.")
+            raise errors.SecretManagedError("RDS manages this secret, and rotates it itself.")
         if self.rotation_enabled is False and step is not Step.TEST_SECRET:
-            raise RotationDisabledError("Rotation is disabled for this secret.")
+            raise errors.RotationDisabledError("Rotation is disabled for this secret.")
 
     def check(self, version: str, step: Step) -> None:
         """Return when a rotation to this version may take the step; otherwise raise the RotationRefusedError that fits.
@@ -80,6 +73,6 @@ class SecretVersions:
         self.check_secret(step)
         labels = self.labels.get(version)
         if not labels:
-            raise VersionNotStagedError(f"Version {version} has no staging label.")
+            raise errors.VersionNotStagedError(f"Version {version} has no staging label.")
         if not labels & {StagingLabel.PENDING, StagingLabel.CURRENT}:
-            raise VersionNotPendingError(f"Version {version} has {', '.join(sorted(labels))}, not AWSPENDING.")
+            raise errors.VersionNotPendingError(f"Version {version} has {', '.join(sorted(labels))}, not AWSPENDING.")

@@ -178,14 +178,6 @@ class AlternatingUsers(Rotation):
 
         self._change_by_superuser(superuser, pending, self._trust(current, is_accepted, session), verify)
 
-    def _is_accepted(self, login: Credential) -> bool:
-        """Tell whether a password that the secret has, or had, for the login's user is in force."""
-        try:
-            credential, door = self._find_way(login)
-        except errors.LoginRefusedError:
-            return False
-        return shows(self.database, credential, door)
-
     def _prove_once(self, credential: Credential, reserve: float) -> Session:
         """Return an open session that runs as it should, with the original's rights; a shut door is an error here.
 

@@ -10,16 +10,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg2
 from psycopg2.extensions import encrypt_password
 
+from rotation_lambda import errors
 from rotation_lambda.deadline import HOLD_S, MOST_WAIT_S, RESERVE_S
-from rotation_lambda.errors import (
-    DatabaseError,
-    DatabaseReadOnlyError,
-    DatabaseUnreachableError,
-    PasswordChangeError,
-    PoolerError,
-    RoleLockedError,
-    RoleNotPreparedError,
-)
 from rotation_lambda.postgres import roles, survey
 from rotation_lambda.postgres.answers import name_login, one_line, read_answer
 from rotation_lambda.postgres.wire import wait
@@ -168,7 +160,9 @@ class Session:
             seconds,
         )
         if user != self.credential.username or backend_pid != info.backend_pid:
-            raise PoolerError(f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}.")
+            raise errors.PoolerError(
+                f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}."
+            )
 
     def survey(self) -> survey.Survey:
         """Return what this session can see of its role and its server; nothing is changed."""
@@ -261,7 +255,7 @@ class Session:
     def _attempt(self, change: Callable[[], _Result], *, committing: bool = False) -> _Result:
         """Do what changes a role, and turn psycopg2's exceptions into this project's."""
         if self.in_recovery:
-            raise DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
+            raise errors.DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         try:
             return change()
         except (psycopg2.Error, TimeoutError) as error:
@@ -271,7 +265,7 @@ class Session:
                 if getattr(error, "pgcode", None) == _LOCKED:
                     holders = ", ".join(ascii(holder) for (holder,) in self._execute(HOLDERS)) or "none any more"
                     what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
-                    failure = RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
+                    failure = errors.RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
         raise failure
 
     def _prepare(self, pending: Credential, trust: Trust) -> roles.Plan:
@@ -289,7 +283,7 @@ class Session:
                 self._execute("ROLLBACK TO SAVEPOINT change")
         if denied:
             wanted = [change.first or str(change) for change in plan.changes if change.first or change in denied]
-            raise RoleNotPreparedError(
+            raise errors.RoleNotPreparedError(
                 f"{name_login(self.credential)}: the superuser may not do all that the strategy needs ({reasons[0]}).",
                 hint=f"Run as a role that may: {' '.join(wanted)}",
             )
@@ -301,7 +295,9 @@ class Session:
             return self._execute(query, parameters, seconds)
         except (psycopg2.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.pgcode:
-                failure: DatabaseError = DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
+                failure: errors.DatabaseError = errors.DatabaseUnreachableError(
+                    f"{name_login(self.credential)}: {_cause(error)}."
+                )
             else:
                 failure = read_answer(str(error), self.credential)
         raise failure
@@ -320,10 +316,10 @@ class Session:
 
 def _read_change_failure(
     error: psycopg2.Error | TimeoutError, credential: Credential, *, committing: bool
-) -> DatabaseError:
+) -> errors.DatabaseError:
     sqlstate, cause = getattr(error, "pgcode", None), _cause(error)
     if sqlstate in _READ_ONLY:
-        return DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({cause}).")
+        return errors.DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({cause}).")
     what, hint = "ALTER ROLE was not carried out, the old password holds", _CHANGE_HINTS.get(sqlstate or "")
     if in_doubt := committing and _ROLLED_BACK not in str(error):
         what, hint = "COMMIT was not confirmed, so the new password is in force, or will be, or not", _IN_DOUBT
@@ -331,7 +327,7 @@ def _read_change_failure(
         hint = _PLAIN_TEXT_WANTED
     lost = not in_doubt and (sqlstate is None or sqlstate.startswith(_ENDED))
     what = f"{name_login(credential)}: {what} ({cause})."
-    return PasswordChangeError(what, sqlstate=sqlstate, hint=hint, in_doubt=in_doubt, lost=lost)
+    return errors.PasswordChangeError(what, sqlstate=sqlstate, hint=hint, in_doubt=in_doubt, lost=lost)
 
 
 def _cause(error: psycopg2.Error | TimeoutError) -> str:

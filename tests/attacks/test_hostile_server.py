@@ -284,6 +284,7 @@ class TestALoginElsewhere:
         between: int,
         set_scene: Callable[..., Scene],
         postgres: PostgresServer,
+        make_role: Callable[..., Role],
         monkeypatch: pytest.MonkeyPatch,
         tmp_path: Path,
     ) -> None:
@@ -293,20 +294,22 @@ class TestALoginElsewhere:
         trusted = tmp_path / "trusted.pem"
         trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
         monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
-        before, victim = scene.secret.document(), scene.secret.document()["username"]
+        before, victim = scene.secret.document(), make_role(postgres)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, scene.superuser.name)
         master = {**scene.master.document(), "port": between, "sslmode": "verify-full"}
         replace(scene, secret=scene.master).put(master)
         if honest:
             scene.put({**before, "port": between, "sslmode": "verify-full"})
             assert scene.rotate()["password"] != before["password"]
             return
-        for user in (victim, f"{victim}_clone"):
+        for user in (victim.name, f"{victim.name}_clone"):
             evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
         evil.use_hba("host all all all scram-sha-256")
-        scene.put({**before, "port": between, "password": "chosen-by-the-writer", **how})
+        theirs = {"username": victim.name, "password": "chosen-by-the-writer"}
+        scene.put({**before, "port": between, **theirs, **how})
         error = scene.fail(errors.RoleNotPreparedError)
         assert "is not shown to accept AWSCURRENT's password" in error.what
-        postgres.connect(victim, before["password"]).close()
+        assert victim.lets_in(victim.password)
         assert scene.look()["password change"]["code"] == "role-not-prepared"
 
 
