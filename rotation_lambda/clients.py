@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import socket
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 
 import botocore.session
 from botocore.config import Config
@@ -14,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoR
 from botocore.exceptions import ConnectionError as NoConnectionError
 from botocore.handlers import set_operation_specific_signer
 from botocore.loaders import Loader
+from urllib3.util import connection
 
 from rotation_lambda.errors import ConfigurationError
 
@@ -39,6 +41,20 @@ _NO_CREDENTIALS = "Set AWS credentials: in a shell by `aws sso login` or AWS_PRO
 DENIED = {"AccessDeniedException", "AccessDenied", "UnrecognizedClientException", "403"}
 _THROTTLED = ("Throttl", "TooManyRequests", "RequestLimitExceeded", "SlowDown")
 _Answer = TypeVar("_Answer")
+_connect = connection.create_connection
+
+
+def _share(address: tuple[str, int], timeout: Any = None, *more: Any, **options: Any) -> socket.socket:  # noqa: ANN401
+    """Connect to one of a host's addresses, which share the timeout: an interface endpoint has up to six.
+
+    urllib3 gives it to each of them. The look-ups are not in it.
+    """
+    if isinstance(timeout, int | float):  # others in the process may have none
+        timeout /= len(socket.getaddrinfo(*address, connection.allowed_gai_family(), socket.SOCK_STREAM))
+    return _connect(address, timeout, *more, **options)
+
+
+connection.create_connection = _share  # botocore has no way to set it
 
 # One attempt: botocore's own pauses know no deadline, and what one invocation uses up of its retry quota would be
 # missing in the next, since the client is kept.
@@ -47,14 +63,12 @@ _CONFIG = Config(connect_timeout=CONNECT_TIMEOUT_S, read_timeout=READ_TIMEOUT_S,
 
 def secrets_manager() -> SecretsManagerClient:
     """Return the process's client of Secrets Manager; ConfigurationError where none can be made."""
-    client: SecretsManagerClient = _client("secretsmanager")
-    return client
+    return cast("SecretsManagerClient", _client("secretsmanager"))
 
 
 def rds() -> RDSClient:
     """Return the process's client of RDS; ConfigurationError where none can be made."""
-    client: RDSClient = _client("rds")
-    return client
+    return cast("RDSClient", _client("rds"))
 
 
 class Failure(NamedTuple):
@@ -77,20 +91,23 @@ def ask(
     """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
 
     A `patient` call is tried until the deadline, another READS times; none begins with less time left than it may need.
-    Raises what `read` makes of the last failure.
+    Raises what `read` makes of the last failure, which says how long the function waited.
     """
     failure = Failure("was not called: AWS is so slow that the function's time is up")
-    tries, pause, again = 0, _FIRST_PAUSE_S, deadline.left() >= CALL_S
+    began, tries, again = deadline.clock(), 0, deadline.left() >= CALL_S
     while again:
         try:
             return call()
         except (ClientError, BotoCoreError) as error:
             failure = _read(error)
+        pause = min(_FIRST_PAUSE_S * 2**tries, _LONGEST_PAUSE_S)
         tries += 1
         again = failure.may_pass and (tries < READS or patient) and deadline.pause(pause, CALL_S)
         if again:
             logger.warning("AWS: %s. The call is repeated; %.0f seconds are left.", failure.code, deadline.left())
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+    if tries > 1:
+        waited = f"Waited for {deadline.clock() - began:.0f} seconds, in {tries} tries"
+        failure = failure._replace(what=f"{failure.what}. {waited}")
     # Raised here, not above, or botocore's exception would go along as its context (a context manager, whose exit runs
     # while the exception is being handled, could not keep it out).
     raise read(failure)

@@ -49,17 +49,14 @@ class Rds:
         """Return the instance (AWS: DescribeDBInstances)."""
 
         def describe() -> Server:
-            [instance] = self.client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
-            endpoint = instance.get("Endpoint", {})
-            sources = (
-                instance.get("ReadReplicaSourceDBInstanceIdentifier"),
-                instance.get("ReadReplicaSourceDBClusterIdentifier"),
-            )
+            [db] = self.client.describe_db_instances(DBInstanceIdentifier=identifier)["DBInstances"]
+            endpoint = db.get("Endpoint", {})
+            sources = db.get("ReadReplicaSourceDBInstanceIdentifier"), db.get("ReadReplicaSourceDBClusterIdentifier")
             return Server(
-                name=instance["DBInstanceIdentifier"],
-                arn=instance["DBInstanceArn"],
+                name=db["DBInstanceIdentifier"],
+                arn=db["DBInstanceArn"],
                 endpoints=[(endpoint["Address"], endpoint["Port"])] if "Address" in endpoint else [],
-                cluster=instance.get("DBClusterIdentifier"),
+                cluster=db.get("DBClusterIdentifier"),
                 sources=frozenset(filter(None, sources)),
             )
 

@@ -341,13 +341,12 @@ class Rotation:
 
     def _move(self, *, look: bool) -> None:
         """Move AWSCURRENT, after a look at the labels where no row is held, or where the old password works."""
+        before = self.versions.current
         try:
             if look:
                 self._check_labels()
-            self.secrets.update_secret_version_stage(
-                StagingLabel.CURRENT, move_to=self.token, remove_from=self.versions.current
-            )
-        except (errors.SecretsManagerError, errors.VersionNotPendingError):
+            self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=self.token, remove_from=before)
+        except errors.VersionNotPendingError:
             if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
                 raise
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field
 from email.utils import parsedate_to_datetime
 from functools import partial
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer")
 _KEY_TROUBLE = {"DecryptionFailure", "EncryptionFailure"}
+_NOT_THERE = "InvalidParameterException"  # a label is not where it was to be removed from
+_KEY_HINT = "Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the execution role; enable the key."
 _CROWDED = "Rotate fewer secrets at the same time, or request a higher quota: an account's writes in a region share it."
 
 
@@ -140,29 +143,33 @@ class SecretsManager:
         """Move a label from one version to another in one call (AWS: UpdateSecretVersionStage).
 
         Secrets Manager moves AWSPREVIOUS by itself, and AWSPENDING is left alone: taking it away in a call of its own
-        can make Secrets Manager believe that the rotation did not complete. A repeated call is refused where an earlier
-        one was carried out and its answer lost: then the labels decide, as soon as a read is fresh.
+        can make Secrets Manager believe that the rotation did not complete. A call is refused where a twin of this step
+        was faster, or an earlier call's answer was lost: then the labels decide, as soon as a read is fresh. The error
+        says of the label what is known.
         """
-        tries = 0
-
-        def move() -> None:
-            nonlocal tries
-            tries += 1
-            self.client.update_secret_version_stage(
-                SecretId=self.secret_id, VersionStage=label, MoveToVersionId=move_to, RemoveFromVersionId=remove_from
-            )
-
+        call = partial(self.client.update_secret_version_stage, SecretId=self.secret_id, VersionStage=label)
+        move = partial(call, MoveToVersionId=move_to, RemoveFromVersionId=remove_from)
         try:
             self._ask("UpdateSecretVersionStage", move_to, move, patient=True)
-        except errors.SecretsManagerError:
-            if tries == 1 or self._settle(label, remove_from) != move_to:
-                raise
+        except errors.SecretsManagerError as error:
+            now = self._settle(label, remove_from, moved=_NOT_THERE in error.what)
+            if now == move_to:
+                return
+            known = f"DescribeSecret says that {label} has not" if now else f"It is not known whether {label} has"
+            error.what += f" {known} moved to version {move_to}."
+            error.hint += " Check whether applications can log in: docs/runbook.md#2-are-applications-locked-out-now."
+            raise
 
-    def _settle(self, label: StagingLabel, before: str) -> str | None:
-        """Return the version that has the label, once that is another than before or the time is up."""
-        while (now := self.describe_secret().with_label(label)) == before and self.deadline.pause(0.5, clients.CALL_S):
-            pass
-        return now
+    def _settle(self, label: StagingLabel, before: str, *, moved: bool) -> str | None:
+        """Return the version that has the label; None where that cannot be read.
+
+        Where it has `moved`, it is read until it is another than before, or the time is up.
+        """
+        with suppress(errors.SecretsManagerError):
+            while (now := self.describe_secret().with_label(label)) == before and moved:
+                moved = self.deadline.pause(0.5, clients.CALL_S)
+            return now
+        return None
 
     def list_secret_version_ids(self) -> list[str]:
         """Return the ids of all retained versions, labelled or not, newest first (AWS: ListSecretVersionIds)."""
@@ -211,9 +218,7 @@ def _read(failure: clients.Failure, operation: str, secret_id: str, version: str
         # Of the messages only this one is quoted: it names the action and the resource, and never a value.
         return errors.AccessDeniedError(f"secretsmanager:{operation} on {secret_id} was denied: {words}")
     if code in _KEY_TROUBLE:
-        return errors.AccessDeniedError(
-            f"{operation} could not use the secret's KMS key ({code}): {words}",
-            hint="Grant kms:Decrypt and kms:GenerateDataKey on the secret's key to the execution role; enable the key.",
-        )
+        what = f"{operation} could not use the secret's KMS key ({code}): {words}"
+        return errors.AccessDeniedError(what, hint=_KEY_HINT)
     hint = _CROWDED if clients.is_throttled(code) else failure.hint
     return errors.SecretsManagerError(f"{operation} {failure.what}.", hint=hint)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import socket
+import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ import botocore.session
 import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
+from botocore.config import Config
+from urllib3.util import connection
 
 from local.servers import rotation
 from local.servers.proxy import Cut, Passage, Rule, run_proxy
@@ -173,6 +177,64 @@ class TestClient:
                 with pytest.raises(errors.VersionNotStagedError):
                     invoke({"Step": step, "SecretId": secret.arn, "ClientRequestToken": "0" * 32})
             assert proxy.connections == 1
+
+
+CONNECT_S = 0.6
+
+
+@pytest.fixture
+def drop(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Lead the function's client to a name with these addresses, the first ones of which drop what is sent to them."""
+    monkeypatch.setattr(clients, "_CONFIG", Config(connect_timeout=CONNECT_S, retries={"total_max_attempts": 1}))
+    monkeypatch.setenv("NO_PROXY", "*")
+    look_up = socket.getaddrinfo
+    with ExitStack() as stack:
+
+        def lead(port: int, silent: int, *more: str) -> None:
+            many = [f"127.0.7.{number}" for number in range(1, silent + 1)]
+            for address in many:
+                listener = stack.enter_context(socket.create_server((address, port), backlog=0))
+                for _ in range(3):
+                    knock = stack.enter_context(socket.socket())
+                    knock.setblocking(False)  # noqa: FBT003 - the standard library's
+                    knock.connect_ex(listener.getsockname())
+            monkeypatch.setattr(
+                socket,
+                "getaddrinfo",
+                lambda host, *rest: [
+                    entry
+                    for address in ([*many, *more] if host == "several.test" else [host])
+                    for entry in look_up(address, *rest)
+                ],
+            )
+            monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", f"http://several.test:{port}")
+
+        yield lead
+
+
+class TestSeveralAddresses:
+    """An interface endpoint has one in each of its subnets."""
+
+    @pytest.mark.parametrize("silent", [1, 6])
+    def test_share_the_time_to_connect(
+        self, silent: int, drop: Callable[..., None], secret: Secret, secrets_manager: SecretsManagerServer
+    ) -> None:
+        drop(secrets_manager.port, silent)
+        began = time.monotonic()
+        with pytest.raises(errors.SecretsManagerError, match="ConnectTimeoutError"):
+            open_secret(secret, seconds=clients.CALL_S).describe_secret()
+        assert CONNECT_S <= time.monotonic() - began < 4 * CONNECT_S
+
+    def test_have_no_time_to_share_where_there_is_no_timeout(self, secrets_manager: SecretsManagerServer) -> None:
+        """Another library of the process, which uses urllib3 as well."""
+        connection.create_connection((secrets_manager.address, secrets_manager.port)).close()
+        connection.create_connection((secrets_manager.address, secrets_manager.port), None).close()
+
+    def test_are_tried_until_one_answers(
+        self, drop: Callable[..., None], secret: Secret, secrets_manager: SecretsManagerServer
+    ) -> None:
+        drop(secrets_manager.port, 2, secrets_manager.address)
+        assert open_secret(secret, seconds=clients.CALL_S).describe_secret().current
 
 
 def lose_answer(number: int) -> Rule:
@@ -396,6 +458,34 @@ class TestRepetition:
             assert seconds - clients.CALL_S - 5 < clock.now <= seconds - clients.CALL_S
             assert max(clock.pauses) < 5
             assert clock.pauses[0] < 0.5
+
+    @pytest.mark.parametrize("call", [read, write])
+    def test_says_at_the_end_how_long_it_lasted(self, call: Callable[[SecretsManager], object], moody: Secret) -> None:
+        clock = FakeClock()
+        MOOD.times, MOOD.status, MOOD.code = None, 400, "ThrottlingException"
+        with pytest.raises(errors.SecretsManagerError) as caught:
+            call(open_secret(moody, clock))
+        tries = len(clock.pauses) + 1
+        assert caught.value.what.endswith(
+            f" failed with ThrottlingException. Waited for {clock.now:.0f} seconds, in {tries} tries."
+        )
+
+    def test_that_did_not_help_leaves_the_cause_in_the_error(self, moody: Secret) -> None:
+        """Whether the label has moved is asked for, too, and that call fails as well."""
+        version, before = begin(moody), moody.labels[CURRENT]
+        MOOD.times, MOOD.status, MOOD.code = None, 500, "InternalServiceError"
+        with pytest.raises(errors.SecretsManagerError) as caught:
+            open_secret(moody).update_secret_version_stage(CURRENT, move_to=version, remove_from=before)
+        assert caught.value.what.startswith("UpdateSecretVersionStage failed with InternalServiceError. Waited for ")
+        assert caught.value.what.endswith(f"It is not known whether AWSCURRENT has moved to version {version}.")
+        assert "runbook.md#2-are-applications-locked-out-now" in caught.value.hint
+
+    def test_that_would_not_help_says_that_the_label_has_not_moved(self, moody: Secret) -> None:
+        version, before = begin(moody), moody.labels[CURRENT]
+        MOOD.times, MOOD.status, MOOD.code = 1, 400, "AccessDeniedException"
+        with pytest.raises(errors.AccessDeniedError, match=f"AWSCURRENT has not moved to version {version}") as caught:
+            open_secret(moody).update_secret_version_stage(CURRENT, move_to=version, remove_from=before)
+        assert caught.value.hint.startswith("Grant the action")
 
     def test_is_told(self, moody: Secret, caplog: pytest.LogCaptureFixture) -> None:
         MOOD.times, MOOD.status, MOOD.code = 1, 400, "ThrottlingException"

@@ -125,6 +125,14 @@ class TestContract:
         assert versions.current == subject.pending
         assert versions.with_label(StagingLabel.PREVIOUS) == subject.current
 
+    def test_leaves_the_current_label_where_a_twin_has_moved_it(self, subject: Subject) -> None:
+        subject.secrets.put_secret_value(subject.pending, "second", None)
+        for _ in range(2):
+            subject.secrets.update_secret_version_stage(
+                StagingLabel.CURRENT, move_to=subject.pending, remove_from=subject.current
+            )
+        assert subject.secrets.describe_secret().current == subject.pending
+
     def test_lists_every_retained_version_newest_first(self, subject: Subject) -> None:
         subject.secrets.put_secret_value(subject.pending, "second", None)
         assert subject.secrets.list_secret_version_ids() == [subject.pending, subject.current]

@@ -74,7 +74,7 @@ WINGS = ["postgres", "preflight"]
 ADAPTERS = {"secrets_manager", "postgres", "rds"}
 BOTOCORE_ERRORS = {"botocore.exceptions"}
 OUTSIDE = {  # what a module may import that is neither Python's nor the house's; all others: nothing
-    "clients": {"botocore", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
+    "clients": {"botocore", "urllib3", "mypy_boto3_secretsmanager", "mypy_boto3_rds"},
     "secrets_manager": BOTOCORE_ERRORS | {"mypy_boto3_secretsmanager"},
     "postgres.login": {"psycopg2"},
     "postgres.session": {"psycopg2"},
@@ -246,6 +246,7 @@ def test_lets_in_no_more_of_the_outside_world_than_its_place_allows(module: str)
     [
         ("psycopg2", {"postgres.login", "postgres.session", "postgres.wire"}),
         ("botocore", {"clients", "secrets_manager", "rds"}),
+        ("urllib3", {"clients"}),
         ("boto3", set()),
         ("aws_lambda_powertools", {"handler", "metrics"}),
         ("local", set()),

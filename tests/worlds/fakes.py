@@ -106,6 +106,8 @@ class FakeSecretsManager:
     def update_secret_version_stage(self, label: StagingLabel, *, move_to: str, remove_from: str) -> None:
         self._call("UpdateSecretVersionStage")
         if self.labels[label] != remove_from:
+            if self.describe_secret().with_label(label) == move_to:
+                return
             raise SecretsManagerError("UpdateSecretVersionStage failed with InvalidParameterException.")
         self.labels[StagingLabel.PREVIOUS] = remove_from
         self.labels[label] = move_to
