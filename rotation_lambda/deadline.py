@@ -53,10 +53,8 @@ class Deadline:
         Raises ConfigurationError if that is too little to complete a step.
         """
         if milliseconds < MINIMUM_S * 1000:
-            raise ConfigurationError(
-                f"The function's timeout leaves {milliseconds / 1000:.0f} seconds; a step needs {MINIMUM_S:.0f}.",
-                hint="Set the function's Timeout to 60 seconds (template.yaml does).",
-            )
+            what = f"The function's timeout leaves {milliseconds / 1000:.0f} seconds; a step needs {MINIMUM_S:.0f}."
+            raise ConfigurationError(what, hint="Set the function's Timeout to 60 seconds (template.yaml does).")
         return cls(time.monotonic() + milliseconds / 1000 - REPORT_S)
 
     def left(self, reserve: float = 0.0) -> float:

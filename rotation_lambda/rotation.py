@@ -148,9 +148,9 @@ class Rotation:
         before it commits. Where the row cannot be had, AWSCURRENT moves all the same, since holding the row is open to
         strangers, and a login afterwards tells whether it was right.
 
-        A refusal stops it. No answer is waited for until the reserve; where the old password has not worked since
-        setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process had the proof: waiting helps
-        no application, and a version that was never set is never promoted.
+        A refusal stops it, and a host that DNS does not know. No answer is waited for until the reserve; where the old
+        password has not worked since setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process
+        had the proof: waiting helps no application, and a version that was never set is never promoted.
         """
         self._check_unedited(pending)
         blind, session = False, None
@@ -160,7 +160,8 @@ class Rotation:
                     held.enter_context(session)
                     self._check_in_force(on_server_of(session, pending))
             except errors.DatabaseError as error:
-                if not error.unknown or self.old_one_works or not self._was_proved():
+                is_known = not error.unknown or isinstance(error, errors.HostNotFoundError)
+                if is_known or self.old_one_works or not self._was_proved():
                     raise
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
                 blind, session = True, None

@@ -344,6 +344,14 @@ class TestFinishSecret:
         assert world.clock.now > 30
         assert "silence" in caplog.text
 
+    def test_never_moves_the_label_to_a_host_that_is_not_known(self) -> None:
+        world = created()
+        world.take(Step.SET_SECRET)
+        world.database.trouble["pending"] = errors.HostNotFoundError("no such host")
+        with pytest.raises(errors.HostNotFoundError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
     def test_never_moves_the_label_past_our_own_fault(self) -> None:
         world = set_()
         world.database.trouble["pending"] = errors.TlsError("certificate")

@@ -9,15 +9,9 @@ from dataclasses import dataclass
 
 import psycopg2
 
+from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import (
-    AuthenticationMethodError,
-    ConnectionFailedError,
-    DatabaseTimeoutError,
-    HostNotFoundError,
-    TlsError,
-)
 from rotation_lambda.postgres import tls
 from rotation_lambda.postgres.answers import name_login, read_answer
 from rotation_lambda.postgres.session import MD5, OPTIONS, SCRAM, Session
@@ -27,16 +21,23 @@ from rotation_lambda.settings import PLATFORM_ROOTS
 CONNECT_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 3.0
 
+_DNS = "Check the DNS server of the function's VPC: its DHCP options, its resolver rules, and the way to it on port 53."
+
 _MD5_WANTED = "server requested a hashed password"
 
 
 def _addresses(credential: Credential) -> list[str]:
-    """Return the addresses of the credential's host, each once; HostNotFoundError where DNS has none."""
+    """Return the addresses of the credential's host, each once.
+
+    Raises HostNotFoundError where DNS has none, and DatabaseTimeoutError where it does not answer.
+    """
     host, port = credential.address
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise HostNotFoundError(f"{name_login(credential)}: could not look up the host: {error.strerror}.") from None
+        what = f"{name_login(credential)}: could not look up the host: {error.strerror}."
+        unknown = error.errno in {socket.EAI_NONAME, socket.EAI_NODATA}
+        raise (errors.HostNotFoundError(what) if unknown else errors.DatabaseTimeoutError(what, hint=_DNS)) from None
     return list(dict.fromkeys(str(entry[4][0]) for entry in found))
 
 
@@ -72,14 +73,12 @@ class Postgres:
         Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
         a server that asks for clear text or for nothing is refused (PostgreSQL 32.1.2, require_auth).
         """
-        self.deadline.check(
-            reserve,
-            f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows.",
-        )
+        what = f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows."
+        self.deadline.check(reserve, what)
         end = time.monotonic() + min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
         try:
             return self._connect(credential, SCRAM, end)
-        except AuthenticationMethodError as error:
+        except errors.AuthenticationMethodError as error:
             if scram_only or _MD5_WANTED not in error.what:
                 raise
         return self._connect(credential, MD5, end)
@@ -90,12 +89,16 @@ class Postgres:
 
     def _connect(self, credential: Credential, require_auth: str, end: float) -> Session:
         """Try one address of the host after the other, until one answers; each gets its share of the time."""
+        began = time.monotonic()
         addresses = self.look_up(credential)
+        if began < end <= (now := time.monotonic()):
+            what = f"{name_login(credential)}: DNS took {now - began:.1f} seconds, and no time was left for the login."
+            raise errors.DatabaseTimeoutError(what, hint=_DNS)
         for number, address in enumerate(addresses):
             seconds = (end - time.monotonic()) / (len(addresses) - number)
             try:
                 return self._connect_to(address, credential, require_auth, max(0.0, seconds))
-            except (ConnectionFailedError, DatabaseTimeoutError) as error:
+            except (errors.ConnectionFailedError, errors.DatabaseTimeoutError) as error:
                 failure = error
         raise failure
 
@@ -132,10 +135,9 @@ class Postgres:
         except psycopg2.Error as error:
             failure = read_answer(str(error), credential)
         except TimeoutError:
-            failure = DatabaseTimeoutError(
-                f"{name_login(credential)}: no answer from {address} within {seconds:.1f} seconds."
-            )
-        if isinstance(failure, TlsError) and failure.hint is TlsError.hint:
+            what = f"{name_login(credential)}: no answer from {address} within {seconds:.1f} seconds."
+            failure = errors.DatabaseTimeoutError(what)
+        if isinstance(failure, errors.TlsError) and failure.hint is errors.TlsError.hint:
             failure = self._explain(failure, address, credential)
         raise failure
 
@@ -145,12 +147,11 @@ class Postgres:
         seconds = min(LOOK_TIMEOUT_S, self.deadline.left())
         return tls.look_at(address, port, credential.tls_server_name or host, self.sslrootcert, seconds)
 
-    def _explain(self, failure: TlsError, address: str, credential: Credential) -> TlsError:
+    def _explain(self, failure: errors.TlsError, address: str, credential: Credential) -> errors.TlsError:
         """Add to libpq's words, which name none of it, what the certificate says and what was asked for."""
         try:
             certificate = self.look_at_certificate(address, credential)
         except (OSError, ValueError):  # the witness is gone; libpq's own words have to do
             return failure
-        name = credential.tls_server_name or credential.address[0]
-        told, hint = tls.advise(certificate, name, self.sslrootcert)
-        return TlsError(f"{failure.what} {told}".rstrip(), hint=hint)
+        told, hint = tls.advise(certificate, credential.tls_server_name or credential.address[0], self.sslrootcert)
+        return errors.TlsError(f"{failure.what} {told}".rstrip(), hint=hint)

@@ -140,6 +140,28 @@ class TestUnknown:
         there = {"host": "nowhere.invalid", "tls_server_name": "localhost"}
         assert type(answer(one_role, **there)) is errors.HostNotFoundError
 
+    @pytest.mark.parametrize(
+        ("number", "error"),
+        [
+            (socket.EAI_NONAME, errors.HostNotFoundError),
+            (socket.EAI_NODATA, errors.HostNotFoundError),
+            (socket.EAI_AGAIN, errors.DatabaseTimeoutError),
+            (socket.EAI_FAIL, errors.DatabaseTimeoutError),
+        ],
+    )
+    def test_when_dns_does_not_answer(
+        self, number: int, error: type[errors.DatabaseError], one_role: Role, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def look_up(*_: object, **__: object) -> None:
+            raise socket.gaierror(number, "the resolver's words")
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        seen = answer(one_role)
+        assert type(seen) is error
+        assert "could not look up the host: the resolver's words" in seen.what
+        assert "Correct `host`" in seen.hint or "DNS server of the function's VPC" in seen.hint
+        assert ("Correct" in seen.hint) is (error is errors.HostNotFoundError)
+
     def test_when_nobody_listens(self, one_role: Role) -> None:
         with closing(socket.create_server(("127.0.0.1", 0))) as server:
             port = server.getsockname()[1]

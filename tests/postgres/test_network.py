@@ -182,6 +182,19 @@ class TestNobodyThere:
         with nobody() as port, pytest.raises(errors.DatabaseTimeoutError, match=told):
             Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon()).log_in(credential(line.world, port=port))
 
+    def test_is_not_said_where_the_look_up_took_the_time(self, line: Line) -> None:
+        def look_up(_: Credential) -> list[str]:
+            time.sleep(SHORT_S)
+            return ["127.0.0.1"]
+
+        door = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon(), look_up)
+        with pytest.raises(
+            errors.DatabaseTimeoutError, match=r"DNS took 0\.\d seconds, and no time was left"
+        ) as caught:
+            door.log_in(credential(line.world))
+        assert "DNS server of the function's VPC" in caught.value.hint
+        assert "security group" not in caught.value.hint
+
 
 class TestSecretsManagerConnection:
     """The client is the function's own."""

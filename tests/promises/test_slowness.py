@@ -12,7 +12,7 @@ import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from threading import Timer
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -128,6 +128,24 @@ class TestAsleep:
             postgres.use_hba(postgres.default_hba)
         scene.take(token, "testSecret", "finishSecret")
         assert "no pg_hba.conf entry" in scene.notes()
+
+    def test_is_waited_for_while_dns_does_not_answer(
+        self, set_scene: Callable[..., Scene], postgres: PostgresServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        scene, look_up, failures = set_scene(postgres), socket.getaddrinfo, [0] * 2
+        token = scene.begin()
+        scene.take(token, "createSecret")
+
+        def fail(host: str, *rest: Any, **more: Any) -> Any:  # noqa: ANN401 - the standard library's
+            if host == scene.secret.document()["host"] and failures:
+                failures.pop()
+                raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+            return look_up(host, *rest, **more)
+
+        monkeypatch.setattr(socket, "getaddrinfo", fail)
+        scene.take(token, "setSecret", "testSecret", "finishSecret")
+        assert not failures
+        assert "Temporary failure in name resolution" in scene.notes()
 
     def test_is_named_with_how_long_it_was_waited_for(
         self,
