@@ -86,7 +86,7 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         return _look(event, context)
     token = event.client_request_token
     logger.append_keys(secret_id=event.secret_id, version_id=token, step=event.step)
-    with metrics.of_step(context.function_name, event) as measured:
+    with metrics.of_step(context.function_name, event.step, lambda: logger.get_current_keys()["secret_id"]) as measured:
         settings = Settings.from_environment(os.environ)
         logger.append_keys(strategy=settings.strategy)
         deadline = Deadline.after(context.get_remaining_time_in_millis())

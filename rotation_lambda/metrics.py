@@ -2,14 +2,14 @@
 
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.cloudwatch import AmazonCloudWatchEMFProvider
 from aws_lambda_powertools.metrics.provider.cloudwatch_emf.metric_properties import MetricUnit
 
 from rotation_lambda.errors import UnexpectedError
-from rotation_lambda.event import RotationEvent
+from rotation_lambda.event import Step
 
 NAMESPACE = "SecretRotation"
 UNITS = {
@@ -28,17 +28,20 @@ UNITS = {
 
 
 @contextmanager
-def of_step(function: str, event: RotationEvent) -> Iterator[dict[str, float]]:
-    """Emit what the step of this block measures, and how long it takes or which code it fails with."""
+def of_step(function: str, step: Step, secret_id: Callable[[], str]) -> Iterator[dict[str, float]]:
+    """Emit what the step of this block measures, and how long it takes or which code it fails with.
+
+    `secret_id` is called at the end, when the secret's ARN may be known where only its name or a part of it was.
+    """
     began, measured = time.monotonic(), dict[str, float]()
     try:
         yield measured
     except Exception as error:
         code = getattr(error, "code", UnexpectedError.code)
-        emit(function, event.secret_id, {**measured, "StepFailed": 1}, code=code, step=event.step)
+        emit(function, secret_id(), {**measured, "StepFailed": 1}, code=code, step=step)
         raise
     duration = {"StepDuration": 1000 * (time.monotonic() - began)}
-    emit(function, event.secret_id, {**measured, **duration}, step=event.step)
+    emit(function, secret_id(), {**measured, **duration}, step=step)
 
 
 def emit(function: str, secret_id: str, values: Mapping[str, float], *, code: str = "", step: str = "") -> None:
@@ -48,7 +51,7 @@ def emit(function: str, secret_id: str, values: Mapping[str, float], *, code: st
     with a `code` under Secret and Code as well. The step is only in the line, since each further dimension is paid for.
     Like a line of the log that cannot be written, a failure here fails nothing.
     """
-    name = re.sub(r"^arn:.*:secret:(.+)-[^-]{6}$", r"\1", secret_id)
+    name = re.sub(r"^arn:.*:secret:(.+?)(-[^-]{6})?$", r"\1", secret_id)
     with suppress(Exception):
         line = AmazonCloudWatchEMFProvider(namespace=NAMESPACE, service="")  # POWERTOOLS_SERVICE_NAME would add one
         line.add_dimension("Secret", name)

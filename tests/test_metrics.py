@@ -7,18 +7,20 @@ import math
 import time
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 import jsonschema
 import pytest
 
 from local.servers import rotation
 from rotation_lambda import errors, metrics
-from rotation_lambda.event import RotationEvent, Step
+from rotation_lambda.event import Step
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from local.servers.postgres import PostgresServer
+    from local.servers.secrets_manager import SecretsManagerServer
     from tests.conftest import Role, Secret
 
 _NAME = {"type": "string", "pattern": "^(.*)$", "minLength": 1, "maxLength": 1024}
@@ -149,6 +151,24 @@ class TestStep:
             assert named(line)["StepDuration"] > 0
         assert [named(line).get("RotationSucceeded") for line in lines] == [None, None, None, 1]
 
+    @pytest.mark.parametrize("cut", ["-abcdef", ""], ids=["a name that ends as an ARN does", "a name"])
+    def test_names_the_secret_whatever_it_was_called_by(
+        self,
+        cut: str,
+        postgres: PostgresServer,
+        make_role: Callable[..., Role],
+        secrets_manager: SecretsManagerServer,
+        invoke: rotation.Invoke,
+        emitted: Callable[[], Emitted],
+    ) -> None:
+        """The ARN without what Secrets Manager adds is one that the API takes."""
+        name = f"prod/{uuid4().hex}{cut}"
+        arn = secrets_manager.create_secret(name, json.dumps(make_role(postgres).document))
+        token = rotation.begin(secrets_manager.client(), arn, secrets_manager.function_arn)
+        for secret_id, step in zip((arn, arn[:-7], name), rotation.STEPS, strict=False):
+            rotation.invoke_steps(invoke, secret_id, token, steps=[step])
+        assert [line["Secret"] for line in emitted()] == [name] * 3
+
     def test_that_moves_the_label_tells_for_how_long_the_old_password_was_refused(
         self, secret: Secret, invoke: rotation.Invoke, emitted: Callable[[], Emitted]
     ) -> None:
@@ -191,14 +211,14 @@ class TestStep:
 
     def test_takes_milliseconds(self, emitted: Callable[[], Emitted], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(metrics, "time", SimpleNamespace(monotonic=iter([5.0, 5.25]).__next__))
-        with metrics.of_step("function", RotationEvent(Step.SET_SECRET, "prod/shop/orders", "9" * 32)):
+        with metrics.of_step("function", Step.SET_SECRET, lambda: "prod/shop/orders"):
             pass
         [line] = emitted()
         assert named(line) == {"StepDuration": 250}
 
     def test_counts_what_nobody_foresaw_as_a_failure(self, emitted: Callable[[], Emitted]) -> None:
-        event = RotationEvent(Step.SET_SECRET, "prod/shop/orders", "9" * 32)
-        with pytest.raises(ZeroDivisionError), metrics.of_step("function", event) as measured:
+        of_step = metrics.of_step("function", Step.SET_SECRET, lambda: "prod/shop/orders")
+        with pytest.raises(ZeroDivisionError), of_step as measured:
             measured["Recovered"] = 1 / 0
         [line] = emitted()
         assert (line["Secret"], line["Code"]) == ("prod/shop/orders", "unexpected")
@@ -228,6 +248,7 @@ class TestPreflight:
     [
         ("arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/shop/orders-a1B2c3", "prod/shop/orders"),
         ("arn:aws-cn:secretsmanager:cn-north-1:123456789012:secret:a-b-c3D4e5", "a-b"),
+        ("arn:aws:secretsmanager:us-east-1:123456789012:secret:prod/shop/app", "prod/shop/app"),
         ("prod/shop/orders-a1B2c3", "prod/shop/orders-a1B2c3"),
     ],
 )
