@@ -12,7 +12,7 @@ from typing import Any, Self
 from rotation_lambda.copies import Copies, Kind, renew, show
 from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
 from rotation_lambda.event import json_type
-from rotation_lambda.secret_text import read_object
+from rotation_lambda.secret_text import read, read_object
 
 MAX_SECRET_BYTES = 65536  # AWS: "Secrets Manager quotas", secret value size
 CLONE = "_clone"
@@ -69,8 +69,8 @@ def _uncut(name: str, what: str, hint: str | None = None) -> str:
 def _strings(secret: _Document, key: str) -> tuple[str, ...]:
     """Read a list of strings, or the text of one: the console of Secrets Manager stores nothing but strings."""
     value = secret[key]
-    with suppress(ValueError, RecursionError):
-        value = json.loads(value) if isinstance(value, str) else value
+    with suppress(InvalidSecretError):
+        value = read(value) if isinstance(value, str) else value
     if isinstance(value, list) and all(isinstance(one, str) for one in value):
         return tuple(value)
     raise InvalidSecretError(f"`{key}` is not a list of strings.")
@@ -281,8 +281,5 @@ def _tidy(document: dict[str, object]) -> dict[str, object]:
 
     Blanks stay where PostgreSQL knows them, in names and passwords.
     """
-    tidy = {
-        key: value.strip(" ") if isinstance(value, str) and key not in _AS_IT_IS else value
-        for key, value in document.items()
-    }
-    return {key: value for key, value in tidy.items() if key in _REQUIRED or value not in (None, "")}
+    bare = {key: value.strip(" ") for key, value in document.items() if isinstance(value, str) and key not in _AS_IT_IS}
+    return {key: value for key, value in {**document, **bare}.items() if key in _REQUIRED or value not in (None, "")}

@@ -14,6 +14,8 @@ Edit = tuple[int, int, str]
 Path = tuple[str | int, ...]
 """The keys and indexes that lead to a value."""
 
+_DEEPEST = 100  # in so many objects and arrays a string may stand: each has the path of all that it stands in
+
 _TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?|[\[\]{},]')
 _CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.", re.DOTALL)
 
@@ -63,8 +65,7 @@ def splice(text: str, edits: Iterable[Edit]) -> str:
 
 def read_object(text: str) -> dict[str, object]:
     """Return the JSON object; raise InvalidSecretError, which never quotes the text, where it is none."""
-    document = read(text)
-    if isinstance(document, dict):
+    if isinstance(document := read(text), dict):
         return document
     raise InvalidSecretError(f"The secret is {json_type(document)}, not a JSON object.")
 
@@ -83,7 +84,9 @@ def read(text: str) -> object:
     except (ValueError, RecursionError):
         problem = "holds a number or a nesting too large to read"
     else:
-        return document
+        if all(len(string.path) <= _DEEPEST for string in strings(text)):
+            return document
+        problem = f"holds a text that is more than {_DEEPEST} levels deep"
     # Raised here, not above: a JSONDecodeError holds the whole secret, and would go along as the cause.
     raise InvalidSecretError(f"The secret {problem}.")
 

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import strategies as st
 
 from rotation_lambda import secret_text
+from rotation_lambda.errors import InvalidSecretError
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -79,6 +80,15 @@ def test_leaves_escapes_beside_a_change_as_they_were(token: str, edit: secret_te
 
 def test_makes_edits_in_the_order_of_the_text() -> None:
     assert secret_text.splice("abcdef", [(4, 5, "E"), (0, 0, "-"), (1, 3, "")]) == "-adEf"
+
+
+@pytest.mark.parametrize(("start", "end"), [("[", "]"), ('{"a":', "}")])
+def test_reads_no_text_that_is_too_deep(start: str, end: str) -> None:
+    """The path of each string is kept, so that 64 KiB of strings could take 64 MiB."""
+    for depth in (0, 1, 100):
+        assert secret_text.read(start * depth + '""' + end * depth) is not None
+    with pytest.raises(InvalidSecretError, match="a text that is more than 100 levels deep"):
+        secret_text.read(start * 101 + '""' + end * 101)
 
 
 def test_a_hostile_text_takes_no_time() -> None:
