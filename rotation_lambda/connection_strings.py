@@ -3,25 +3,31 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from urllib.parse import quote, unquote, unquote_plus
 
 from rotation_lambda.secret_text import Edit
 
-_USERS, _PASSWORDS = {"user", "username", "userid", "uid"}, {"password", "pwd", "pass", "psw"}
-_URL = r"\s*(?:[a-z][\w+.:-]*://|jdbc:[\w:-]*:)(?:([^:@/?]*)(?::(%s))?@|(?![^/]*@))[^?]*(?:\?(.*))?"
-_URLS = [  # a password as RFC 3986 has it, and one up to the first @, as libpq and SQLAlchemy read it
-    re.compile(_URL % password, re.IGNORECASE | re.DOTALL) for password in ("[^/?#]*", "[^@]*")
-]
-_POSTGRES = re.compile(
-    r"postgres|pgsql|psql|\b(?:host|server|data ?source|service|dbname|database)\s*+=", re.IGNORECASE
+_LOGIN = {"user", "username", "userid", "uid"}, {"password", "pwd", "pass", "psw"}
+_KNOWN = {*_LOGIN[0], *_LOGIN[1], "host", "server", "datasource", "port", "dbname", "database", "initialcatalog"} | {
+    *("service", "schema", "currentschema", "searchpath", "role", "applicationname", "driver", "sslmode")
+}
+_URL = (
+    r"(?is)\s*+((?:[a-z][\w+.:-]*://|jdbc:(?:[\w-]++:)++)(?:([^:@/?]*)(?::(%s))?@|(?![^/]*@))"
+    r"(?:[^\s/?#@]*+(?!@)(?:/[^\s/?#@:,;]*+)?+)?+)[^?]*(?:\?(.*))?"
 )
-_PARAMETER = re.compile(r"([^&=]*+)(?:=([^&]*+))?+(?:&|\Z)")
+# A password as RFC 3986 has it, and one up to the first @, as libpq and SQLAlchemy read it.
+_URLS = [re.compile(_URL % password) for password in ("[^/?#]*", "[^@]*")]
+_BETWEEN_URLS = re.compile(r"(?i)(?<=[^\s,;])[\s,;]++(?=[a-z][\w+.:-]*://|jdbc:)")
+_POSTGRES = re.compile(r"(?i)postgres|pgsql|psql|\b(?:host|server|data ?source|service|dbname|database)\s*+=")
+_PARAMETER = re.compile(r"(?!&)([^&=]*+)(?:=([^&]*+))?+")
 _LINE = re.compile(r"^(?!#|[ \t]*\r?$).+?(?=\r?$)", re.MULTILINE)
 _PASS_LINE = re.compile(r"(?:[^:\\]|\\.)*+:(?:\d+|\*):(?:[^:\\]|\\.)*+:(?:\*|((?:[^:\\]|\\.)*+)):(.*)")
 _KEYWORD = re.compile(r"\s*+(\w++)\s*+=\s*+('(?:[^'\\]|\\.)*+'|(?!')(?:[^\s\\]|\\.)*+)\s*+", re.ASCII | re.DOTALL)
-_PAIR = re.compile(
-    r"""\s*+([\w\s.-]++)=\s*+("(?:[^"]|"")*+"|'(?:[^']|'')*+'|\{(?:[^}]|\}\})*+\}|[^;]*+)\s*+(?:;[;\s]*+|\Z)"""
-)
+_PAIR = r"\s*+([\w\s.-]++)=\s*+(%s)\s*+(?:;[;\s]*+|\Z)"
+_ADO = re.compile(_PAIR % r"""\"(?:[^"]|"")*+"|'(?:[^']|'')*+'|[^;]*+""")
+_ODBC = re.compile(_PAIR % r"\{(?:[^}]|\}\})*+\}|(?!\{)[^;]*+")
+_IS_ODBC = re.compile(r"(?i)(?:\A|;)\s*+(?:driver|dsn|filedsn)\s*+=")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _BARE = re.compile(r"[\w.~-]+", re.ASCII)
 
@@ -42,15 +48,19 @@ class Slot:
 
 @dataclass(frozen=True, slots=True)
 class TextLogin:
-    """One login in a text, whose user and password may stand there more than once, or not at all."""
+    """One login in a text, whose user and password may stand there more than once, or not at all.
+
+    `blanks` are the edits that take it out of the text, and with it the names of its host, its database and the like.
+    """
 
     users: list[Slot]
     passwords: list[Slot]
+    blanks: list[Edit]
 
     def likeness(self, user: str, password: str) -> int:
         """Return how often the user and the password are these."""
-        read = [user in slot.readings for slot in self.users] + [password in slot.readings for slot in self.passwords]
-        return sum(read)
+        read = [(user, slot) for slot in self.users] + [(password, slot) for slot in self.passwords]
+        return sum(one in slot.readings for one, slot in read)
 
 
 def logins_in(text: str, user: str, password: str) -> list[TextLogin]:
@@ -61,61 +71,64 @@ def logins_in(text: str, user: str, password: str) -> list[TextLogin]:
 
 def users_in(text: str) -> list[Slot]:
     """Return where a text for PostgreSQL has the user of a login whose password stands elsewhere."""
-    if not _POSTGRES.search(text.partition("://")[0]):
+    forms = _forms(text) if _POSTGRES.search(text.partition("://")[0]) else []
+    if any(login.passwords for logins in forms for login in logins):
         return []
-    logins = [login for form in _forms(text) for login in form]
-    if any(login.passwords for login in logins):
-        return []
-    return next((login.users for login in logins if login.users), [])
+    return next((users for logins in forms if (users := [slot for login in logins for slot in login.users])), [])
 
 
 def _forms(text: str) -> list[list[TextLogin]]:
     """Return the logins in a text, as each form has them."""
     pairs = [_semicolons, _keywords] if ";" in text else [_keywords, _semicolons]
-    return [*(_url(pattern, text) for pattern in _URLS), _pass_lines(text), *(form(text) for form in pairs)]
+    return [*(_urls(pattern, text) for pattern in _URLS), _pass_lines(text), *(form(text) for form in pairs)]
 
 
-def _login(named: Iterable[tuple[str, Slot]]) -> TextLogin:
-    """Return the login that is in slots of these names."""
-    plain = [(re.sub(r"[\s_]", "", name.lower()), slot) for name, slot in named if slot.start < slot.end]
-    return TextLogin(*([slot for name, slot in plain if name in names] for names in (_USERS, _PASSWORDS)))
+def _login(found: Iterable[re.Match[str]], slot: Callable[[re.Match[str]], Slot]) -> TextLogin:
+    """Return the login that is in matches of a name and a value."""
+    named = [(re.sub(r"[\s_]", "", one[1].lower()), one) for one in found]
+    users, passwords = ([slot(one) for name, one in named if name in names and one[2]] for names in _LOGIN)
+    return TextLogin(users, passwords, [(*one.span(), "\n") for name, one in named if name in _KNOWN])
 
 
-def _url(pattern: re.Pattern[str], text: str) -> list[TextLogin]:
-    """Read a URL of any scheme, JDBC's included: its login stands before the host, or among the parameters."""
-    if not (found := pattern.fullmatch(text)):
-        return []
+def _urls(pattern: re.Pattern[str], text: str) -> list[TextLogin]:
+    """Read URLs of any scheme, JDBC's included: a login stands before the host, or among the parameters."""
 
-    def slot(start: int, end: int) -> Slot:
-        raw = text[start:end]
-        return Slot(start, end, (raw, unquote(raw), unquote_plus(raw)), lambda new: quote(new, safe=""))
+    def slot(found: re.Match[str], group: int = 2) -> Slot:
+        raw = found[group]
+        return Slot(*found.span(group), (raw, unquote(raw), unquote_plus(raw)), lambda new: quote(new, safe=""))
 
-    parameters = ((one[1], slot(*one.span(2))) for one in _PARAMETER.finditer(text, *found.span(3)))
-    return [_login([("user", slot(*found.span(1))), ("password", slot(*found.span(2))), *parameters])]
+    between = [(0, 0), *(one.span() for one in _BETWEEN_URLS.finditer(text)), (len(text), len(text))]
+    urls = [pattern.fullmatch(text, before[1], after[0]) for before, after in pairwise(between)]
+    logins = []
+    for url in filter(None, urls):
+        more = _login(_PARAMETER.finditer(text, *url.span(4)), slot)
+        users, passwords = ([slot(url, group)] if url[group] else [] for group in (2, 3))
+        logins.append(TextLogin(users + more.users, passwords + more.passwords, [(*url.span(1), "\n"), *more.blanks]))
+    return logins if all(urls) else []
 
 
 def _pass_lines(text: str) -> list[TextLogin]:
     """Read lines of .pgpass (PostgreSQL 32.16, The Password File)."""
 
-    def slot(found: re.Match[str], group: int) -> Slot:
+    def slots(found: re.Match[str], group: int) -> list[Slot]:
         reading = _ESCAPED.sub(r"\1", found[group] or "")
-        return Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:]|^\*$)", r"\\\1", new))
+        slot = Slot(*found.span(group), (reading,), lambda new: re.sub(r"([\\:]|^\*$)", r"\\\1", new))
+        return [slot] if reading else []
 
     lines = [_PASS_LINE.fullmatch(text, *line.span()) for line in _LINE.finditer(text)]
-    logins = [_login([("user", slot(found, 1)), ("password", slot(found, 2))]) for found in lines if found]
+    logins = [TextLogin(slots(line, 1), slots(line, 2), [(*line.span(), "\n")]) for line in lines if line]
     return logins if all(lines) else []
 
 
 def _keywords(text: str) -> list[TextLogin]:
     """Read libpq's keyword=value (PostgreSQL 32.1.1, Connection Strings)."""
-    return [_login((one[1], _slot(one[2], one.start(2), "'", "\\")) for one in _whole(_KEYWORD, text))]
+    return [_login(_whole(_KEYWORD, text), lambda one: _slot(one[2], one.start(2), "'", "\\"))]
 
 
 def _semicolons(text: str) -> list[TextLogin]:
     """Read Key=Value; as ADO.NET has it (DbConnectionStringBuilder), and ODBC, which quotes by braces."""
-    pairs = _whole(_PAIR, text)
-    marks = "{" if any(one[1].strip().lower() in {"driver", "dsn", "filedsn"} for one in pairs) else "\"'"
-    return [_login((one[1], _slot(one[2].rstrip(), one.start(2), marks)) for one in pairs)]
+    pattern, marks = (_ODBC, "{") if _IS_ODBC.search(text) else (_ADO, "\"'")
+    return [_login(_whole(pattern, text), lambda one: _slot(one[2].rstrip(), one.start(2), marks))]
 
 
 def _slot(raw: str, start: int, marks: str, escape: str = "") -> Slot:

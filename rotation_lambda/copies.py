@@ -1,8 +1,10 @@
 """Where else in a secret its login stands, and how each copy is renewed: found by parsing, never by replacing text."""
 
+import html
 import re
 from base64 import b64decode
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 from urllib.parse import unquote, unquote_plus
@@ -13,8 +15,7 @@ from rotation_lambda.secret_text import Edit, Path, String, read, splice, string
 
 LONG = 12
 """From so many characters on, what holds the password is taken for a copy of it; a shorter one may be a word."""
-_SURE = 16
-"""From so many characters on, a key with the very password is a copy, whatever its name is."""
+_SURE = 16  # from so many characters on, a key with the very password is a copy, whatever its name is
 
 _NEVER = {"engine", "host", "port", "dbname", "owner", "masterarn", "usernames", "sslmode", "tlsservername"} | {
     *("rotationhost", "allowstalecopies", "dbinstanceidentifier", "dbclusteridentifier")
@@ -23,7 +24,6 @@ _USER, _PASSWORD = "username|userid|user|login|^uid", "password|passwd|passphras
 _IS_USER, _IS_PASSWORD = re.compile(f"(?:{_USER})$"), re.compile(f"(?:{_PASSWORD})[0-9]*$")
 _HAS_USER, _HAS_PASSWORD = re.compile(_USER), re.compile(_PASSWORD)
 _WORDS = re.compile(f"{_USER}|{_PASSWORD}|url|uri|dsn|conninfo|connectionstring")
-_BASE64 = re.compile("[A-Za-z0-9+/]{4,}")
 
 
 class Kind(StrEnum):
@@ -34,12 +34,13 @@ class Kind(StrEnum):
     OTHER_USER = "left as it is: the login of another user, with the same password in it"
     OLD_USER = "left as it is: the name of a user who changes"
     ALLOWED = "left as it is, as `allowStaleCopies` says"
-    WORD = "left as it is: it holds the password, which is so short that it may be a word"
+    WORD = "left as it is: it holds the password, which may be a word or a name"
     UNKNOWN = "holds the password in a form that is not renewed"
 
 
 Login = tuple[str, str]
 """A user and a password."""
+_Beside = defaultdict[tuple[str, str | None], list[str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,39 +67,16 @@ def renew(text: str, login: Login, allowed: tuple[str, ...] = (), old: Login | N
     JSON in a string is read, one level deep. `allowed` are paths to leave alone. All else stays byte for byte.
     """
     own = {string.path: string.value for string in strings(text) if not string.is_key}
-    search = _Search(*(old or (own["username",], own["password",])), *login, allowed, own["password",])
+    names = {own.get((key,)) for key in ("username", "dbname", "host")}
+    search = _Search(*(old or (own["username",], own["password",])), *login, allowed, own["password",], names)
     return Copies(splice(text, search.examine(text)), search.found)
 
 
 def show(path: Path, *passwords: str) -> str:
     """Return a path as it may be told: a key that holds a password is hidden, a long one cut off."""
-    return ".".join(
-        "…"
-        if any(_is_copy(str(part), one) for one in passwords)
-        else "".join(one if one.isprintable() else "?" for one in str(part)[:80])
-        for part in path
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class _Beside:
-    """The users in an object, and the keys that have passwords, by the stem of their names."""
-
-    users: dict[str, list[str]]
-    passwords: dict[str, set[str]]
-    anyone: list[str]
-
-    @classmethod
-    def of(cls, members: list[String]) -> "_Beside":
-        named = [(_name(one.path), one.value) for one in members if one.value and not one.is_key]
-        named += [(f"{name}user", one) for name, text in named for slot in users_in(text) for one in slot.readings]
-        users, passwords = defaultdict[str, list[str]](list), defaultdict[str, set[str]](set)
-        for name, value in named:
-            if _HAS_USER.search(name):
-                users[_stem(name)].append(value)
-            if _HAS_PASSWORD.search(name):
-                passwords[_stem(name)].add(name)
-        return cls(users, passwords, [value for name, value in named if _IS_USER.search(name)])
+    hidden = {part for part in path for one in passwords if _is_copy(str(part), one)}
+    told = ("…" if part in hidden else str(part)[:80] for part in path)
+    return "".join(one if one.isprintable() else "?" for one in ".".join(told))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,16 +87,17 @@ class _Search:
     new_password: str = field(repr=False)
     allowed: tuple[str, ...]
     own_password: str = field(repr=False)
+    names: set[str | None] = field(repr=False)
     found: dict[Kind, list[str]] = field(default_factory=dict)
+    shown: dict[str | int, str] = field(default_factory=dict, repr=False)
 
     def examine(self, text: str, above: Path = ()) -> list[Edit]:
         """Return the edits of a JSON text, the secret's or one that stands in its string at `above`."""
-        edits: list[Edit] = []
-        objects: dict[Path, list[String]] = {}
+        edits, objects = list[Edit](), defaultdict[Path, list[String]](list)
         for string in strings(text):
-            objects.setdefault(string.path[:-1], []).append(string)
+            objects[string.path[:-1]].append(string)
         for members in objects.values():
-            beside = _Beside.of(members)
+            beside = _beside(members)
             found = [(string, string.place(self._renew(string, above, beside))) for string in members]
             renewed = {_name(string.path) for string, renewal in found if renewal}
             for string, renewal in found:
@@ -140,55 +119,78 @@ class _Search:
         if not logins:
             if name in _NEVER or (text == self.user and _IS_USER.search(name)):
                 return []
-            if _IS_PASSWORD.search(name) or (text == self.password and len(text) >= _SURE):
-                logins = [TextLogin([], [_whole(text)])]
+            if _IS_PASSWORD.search(name) or (text == self.password and len(text) >= _SURE and text not in self.names):
+                logins = [TextLogin([], [_whole(text)], [(0, len(text), "")])]
         return self._renew_in(text, path, logins, beside)
 
     def _renew_in(self, text: str, path: Path, logins: list[TextLogin], beside: _Beside) -> list[Edit]:
-        edits, others, unclear = list[Edit](), list[Edit](), False
-        around = beside.users.get(_stem(_name(path))) or beside.anyone  # for a login without a user of its own
+        edits, blanks, unclear = list[Edit](), list[Edit](), False
+        around = beside["user", _stem(_name(path))] or beside["user", None]  # for a login without a user of its own
         for login in logins:
             users = [slot.readings for slot in login.users] or [around] * bool(around)
             same = [self.password in slot.readings for slot in login.passwords]
             if all(same) and all(self.user in user for user in users):
                 edits += [slot.put(self.new_password) for slot in login.passwords]
+                blanks += login.blanks
                 if self.new_user != self.user:
                     edits += [slot.put(self.new_user) for slot in login.users]
                     _ = users or self._note(Kind.NO_USER, path)
             elif users and _plain(self.user) not in {_plain(one) for user in users for one in user}:
-                others += [slot.put("") for slot in login.passwords]
+                blanks += [(slot.start, slot.end, "") for slot in login.passwords]
                 if any(same) or any(_is_copy(one, self.password) for slot in login.passwords for one in slot.readings):
                     self._note(Kind.OTHER_USER, path)
             else:
                 unclear |= any(same)
-        unexplained = not edits and not others and _is_word(text, self.password)
-        if unclear or unexplained or _is_copy(splice(text, edits + others), self.password):
-            self._note(Kind.UNKNOWN if len(self.password) >= LONG else Kind.WORD, path)
+        rest = splice(text, blanks)
+        if unclear or _is_copy(rest, self.password) or ((edits or not blanks) and _has_word(rest, self.password)):
+            is_word = len(self.password) < LONG or text in self.names
+            self._note(Kind.WORD if is_word and not edits else Kind.UNKNOWN, path)
         return self._note(Kind.RENEWED, path, *edits) if edits else []
 
     def _rename(self, string: String, above: Path, beside: _Beside, renewed: set[str]) -> list[Edit]:
         """Return the edits of a string that has the name of a user who changes, and no password."""
-        text, path, name = string.value, above + string.path, _name(string.path)
+        text, path = string.value, above + string.path
+        name = _name(path)
         if self.new_user == self.user or string.is_key or name in _NEVER:
             return []
-        slots = [_whole(text)] if text == self.user else users_in(text)
-        known = text == self.user or not _holds(text, self.password)
-        if not slots or not known or not all(self.user in slot.readings for slot in slots):
+        slots = [_whole(text)] if text == self.user else [] if _holds(text, self.password) else users_in(text)
+        if not slots or not all(self.user in slot.readings for slot in slots):
             return []
         edits = [slot.put(self.new_user) for slot in slots]
         if path == ("username",):
             return edits
-        paired = beside.passwords.get(_stem(name))
+        paired = {*beside["password", _stem(name)]}
         is_user = text != self.user or (_HAS_USER if paired else _IS_USER).search(name)
         ours = is_user and (paired & renewed if paired else renewed)
         return self._note(Kind.RENEWED, path, *edits) if ours else self._note(Kind.OLD_USER, path)
 
     def _note(self, kind: Kind, path: Path, *edits: Edit) -> list[Edit]:
         """Note what a string is, and return its edits, unless it is to be left alone."""
-        shown = show(path, self.password, self.own_password)
+        for part in path:
+            if part not in self.shown:
+                self.shown[part] = show((part,), self.password, self.own_password)
+        shown = ".".join(self.shown[part] for part in path)
         allowed = shown in self.allowed
         self.found.setdefault(Kind.ALLOWED if allowed else kind, []).append(shown)
         return [] if allowed else list(edits)
+
+
+def _beside(members: list[String]) -> _Beside:
+    """Return the users in an object, and the names of the keys that have passwords, by the stem of their names.
+
+    Those whose key says nothing but that it is a user are by None, too.
+    """
+    named = [(_name(one.path), one.value) for one in members if one.value and not one.is_key]
+    named += [(f"{name}user", one) for name, text in named for slot in users_in(text) for one in slot.readings]
+    beside: _Beside = defaultdict(list)
+    for name, value in named:
+        if _HAS_USER.search(name):
+            beside["user", _stem(name)].append(value)
+        if _IS_USER.search(name):
+            beside["user", None].append(value)
+        if _HAS_PASSWORD.search(name):
+            beside["password", _stem(name)].append(name)
+    return beside
 
 
 def _whole(text: str) -> Slot:
@@ -209,9 +211,9 @@ def _plain(user: str) -> str:
     return user.strip("\"',; ")
 
 
-def _is_word(text: str, password: str) -> bool:
-    """Tell whether a text that holds the password has it as a word, or in another writing."""
-    return password not in text or re.search(rf"(?<!\w){re.escape(password)}(?!\w)", text) is not None
+def _has_word(text: str, password: str) -> bool:
+    """Tell whether a text has the password as a word, in whatever writing."""
+    return any(re.search(rf"(?<!\w){re.escape(password)}(?!\w)", reading) for reading in _readings(text))
 
 
 def _name(path: Path) -> str:
@@ -230,9 +232,15 @@ def _is_copy(text: str, password: str) -> bool:
 
 
 def _holds(text: str, password: str) -> bool:
-    """Tell whether a text holds the password: as it is, percent-encoded, escaped, with doubled quotes, or in base64."""
-    readings = [text, unquote(text), unquote_plus(text), re.sub(r"\\(.)", r"\1", text, flags=re.DOTALL)]
-    readings += [text.replace(mark * 2, mark) for mark in "'\"}"]
-    for run in _BASE64.findall(text.replace("-", "+").replace("_", "/")):
-        readings.append(b64decode(run[: len(run) - (len(run) % 4 == 1)] + "==").decode(errors="replace"))
-    return any(password in reading for reading in readings)
+    """Tell whether a text holds the password, in whatever writing, none of which is shorter than what it says."""
+    return len(password) <= len(text) and any(password in reading for reading in _readings(text))
+
+
+def _readings(text: str) -> Iterator[str]:
+    """Yield a text as it is, percent-encoded once or twice, escaped, in quotes, of HTML, and what is base64 in it."""
+    yield from (text, html.unescape(text), re.sub(r"(?s)\\(.)", r"\1", text), re.sub(r"""'(\\'|"'")'""", "'", text))
+    yield from (decode(one) for decode in (unquote, unquote_plus) for one in (text, decode(text)))
+    yield from (text.replace(mark * 2, mark) for mark in "'\"}")
+    for run in re.findall("[A-Za-z0-9+/]{4,}", "".join(text.split()).replace("-", "+").replace("_", "/")):
+        for part in (run[start:] for start in range(4)):  # other letters may stand before it, or a slash
+            yield b64decode(part[: len(part) - (len(part) % 4 == 1)] + "==").decode(errors="replace")
