@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rotation_lambda import errors
+from rotation_lambda.credential import SslMode
 from rotation_lambda.event import Step
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.staging import StagingLabel
@@ -79,7 +81,10 @@ class TestTheOtherOfTwoUsers:
     def test_is_ours_by_a_refusal_after_authentication_where_the_server_has_proved_who_it_is(
         self, *, verified: bool
     ) -> None:
-        world = doubtful(sslmode="verify-ca" if verified else "require")
+        world = doubtful(sslmode="require")
+        sslmode = SslMode.VERIFY_CA if verified else SslMode.REQUIRE  # of the superuser, who has the last word
+        assert world.superusers.superuser
+        world.superusers.superuser = replace(world.superusers.superuser, sslmode=sslmode)
         retain(world, ORPHAN, "before", username="app_clone")
         world.database.trouble["before"] = errors.LoginNotAllowedError("too many connections")
         if verified:

@@ -347,4 +347,4 @@ class FakeClock:
         self.now += seconds
 
     def deadline(self, seconds: float | None = None) -> Deadline:
-        return Deadline(self.now + (seconds or self.budget), lambda: self.now, self.sleep)
+        return Deadline(self.now + (self.budget if seconds is None else seconds), lambda: self.now, self.sleep)
