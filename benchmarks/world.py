@@ -180,7 +180,7 @@ def run_world(*, python: str, sdk: Path | None) -> Iterator[World]:
             folder=Path(folder),
             authority=certificates,
             python=python,
-            sdk=sdk or Path(botocore.__file__).parent.parent,
+            sdk=(sdk or Path(botocore.__file__).parent.parent).resolve(),
             groups=share.find_root(),
         )
         usual = Path(botocore.__file__).with_name("cacert.pem").read_bytes()
