@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What this process keeps of a rotation from step to step, to spare it calls: nothing hangs on it being there.
+    """What this process keeps of a rotation from step to step; without it a step reads again, and never moves blindly.
 
     `proofs` are what logins have shown, `values` what the versions hold: a version's value never changes (AWS:
     PutSecretValue). It is forgotten at the end of the rotation, when another begins, or PROOF_S after `began`.
@@ -92,10 +92,11 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         deadline = Deadline.after(context.get_remaining_time_in_millis())
         client = clients.secrets_manager()
         description = SecretsManager(client, event.secret_id, deadline).describe()
-        memory, versions = _recall(description.arn, token), description.versions
-        secrets = SecretsManager(client, description.arn, deadline, values=memory.values)
+        versions = description.versions
         logger.append_keys(secret_id=description.arn)
         versions.check(token, event.step)
+        memory = _recall(description.arn, token)
+        secrets = SecretsManager(client, description.arn, deadline, values=memory.values)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
         superusers = Superusers(

@@ -174,6 +174,14 @@ class TestMemory:
         memory = handler._MEMORY[secret.arn]
         assert (memory.token, memory.proofs, [*memory.values]) == (following, {}, [secret.labels["AWSCURRENT"]])
 
+    def test_outlives_a_late_step_of_another_version(self, secret: Secret, invoke: Invoke) -> None:
+        rotation.invoke_steps(invoke, secret.arn, before := begin(secret))
+        rotation.invoke_steps(invoke, secret.arn, begin(secret))
+        token = self.created(secret, invoke)
+        with pytest.raises(errors.RotationRefusedError):
+            invoke(event(secret, before, "setSecret"))
+        assert handler._MEMORY[secret.arn].token == token
+
     def test_of_any_secret_is_forgotten_after_a_while(
         self,
         secret: Secret,
