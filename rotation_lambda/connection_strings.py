@@ -13,20 +13,22 @@ _KNOWN = {*_LOGIN[0], *_LOGIN[1], "host", "server", "datasource", "port", "dbnam
     *("service", "schema", "currentschema", "searchpath", "role", "applicationname", "driver", "sslmode")
 }
 _URL = (
-    r"(?is)\s*+((?:[a-z][\w+.:-]*://|jdbc:(?:[\w-]++:)++)(?:([^:@/?]*)(?::(%s))?@|(?![^/]*@))"
-    r"(?:[^\s/?#@]*+(?!@)(?:/[^\s/?#@:,;]*+)?+)?+)[^?]*(?:\?(.*))?"
+    r"(?is)\s*+((?:[a-z][\w+.:-]*://|jdbc:(?:[\w-]++:)+(?![\w-]++:))(?:([^:@/?]*)(?::(%s))?@|(?![^/]*@))"
+    r"(?:[^\s/?#@]*+(?!@)(?:/[^\s/?#@:,;]*+)?)?)[^?]*(?:\?(.*))?"
 )
 # A password as RFC 3986 has it, and one up to the first @, as libpq and SQLAlchemy read it.
 _URLS = [re.compile(_URL % password) for password in ("[^/?#]*", "[^@]*")]
 _BETWEEN_URLS = re.compile(r"(?i)(?<=[^\s,;])[\s,;]++(?=[a-z][\w+.:-]*://|jdbc:)")
 _POSTGRES = re.compile(r"(?i)postgres|pgsql|psql|\b(?:host|server|data ?source|service|dbname|database)\s*+=")
-_PARAMETER = re.compile(r"(?!&)([^&=]*+)(?:=([^&]*+))?+")
+_PARAMETER = re.compile(r"(?!&)([^&=]*+)(?:=([^&]*+))?")
 _LINE = re.compile(r"^(?!#|[ \t]*\r?$).+?(?=\r?$)", re.MULTILINE)
-_PASS_LINE = re.compile(r"(?:[^:\\]|\\.)*+:(?:\d+|\*):(?:[^:\\]|\\.)*+:(?:\*|((?:[^:\\]|\\.)*+)):(.*)")
-_KEYWORD = re.compile(r"\s*+(\w++)\s*+=\s*+('(?:[^'\\]|\\.)*+'|(?!')(?:[^\s\\]|\\.)*+)\s*+", re.ASCII | re.DOTALL)
+_FIELD = r"[^:\\]*+(?:\\.[^:\\]*+)*"
+_PASS_LINE = re.compile(rf"{_FIELD}:(?:\d+|\*):{_FIELD}:(?:\*|({_FIELD})):(.*)")
+_WORD = r"'[^'\\]*+(?:\\.[^'\\]*+)*'|(?!')[^\s\\]*+(?:\\.[^\s\\]*+)*"
+_KEYWORD = re.compile(rf"\s*+(\w++)\s*+=\s*+({_WORD})\s*+", re.ASCII | re.DOTALL)
 _PAIR = r"\s*+([\w\s.-]++)=\s*+(%s)\s*+(?:;[;\s]*+|\Z)"
-_ADO = re.compile(_PAIR % r"""\"(?:[^"]|"")*+"|'(?:[^']|'')*+'|[^;]*+""")
-_ODBC = re.compile(_PAIR % r"\{(?:[^}]|\}\})*+\}|(?!\{)[^;]*+")
+_ADO = re.compile(_PAIR % r"""\"[^"]*+(?:""[^"]*+)*"|'[^']*+(?:''[^']*+)*'|[^;]*+""")
+_ODBC = re.compile(_PAIR % r"\{[^}]*+(?:\}\}[^}]*+)*\}|(?!\{)[^;]*+")
 _IS_ODBC = re.compile(r"(?i)(?:\A|;)\s*+(?:driver|dsn|filedsn)\s*+=")
 _ESCAPED = re.compile(r"\\(.)", re.DOTALL)
 _BARE = re.compile(r"[\w.~-]+", re.ASCII)

@@ -16,7 +16,7 @@ Path = tuple[str | int, ...]
 
 _DEEPEST = 100  # in so many objects and arrays a string may stand: each has the path of all that it stands in
 
-_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*+"(\s*+:)?|[\[\]{},]')
+_TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*"(\s*+:)?|[\[\]{},]')
 _CHARACTER = re.compile(r"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.|.", re.DOTALL)
 
 

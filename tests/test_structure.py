@@ -273,6 +273,12 @@ def test_bears_a_name_that_says_what_is_in_it(module: str) -> None:
     assert name == "__main__" or name not in sys.stdlib_module_names
 
 
+@each_file
+def test_no_group_of_a_pattern_is_repeated_possessively(path: Path) -> None:
+    """Before 3.11.5 a possessive group loses its place where a part of it matches (python/cpython, issue 106052)."""
+    assert not re.findall(r"\)[*+?}]\+", path.read_text())
+
+
 @pytest.mark.parametrize("module", PURE)
 def test_a_value_does_not_change(module: str) -> None:
     for kind in dataclasses_of(module):

@@ -30,10 +30,13 @@ def percent(text: str) -> str:
 
 
 def by_urllib(url: str) -> Read:
-    parts = urlsplit(url.removeprefix("jdbc:"))
-    login = {"user": unquote(parts.username or ""), "password": unquote(parts.password or "")}
-    place = parts.netloc.rpartition("@")[2]
-    return {**login, "rest": (parts.scheme, place, parts.path), **dict(parse_qsl(parts.query, keep_blank_values=True))}
+    scheme, _, rest = url.removeprefix("jdbc:").partition("://")
+    authority = re.split("[/?#]", rest, maxsplit=1)[0]
+    login, at, place = authority.rpartition("@")
+    # Of a list of hosts with an address in brackets urlsplit takes none, in newer versions of Python.
+    parts = urlsplit(f"{scheme}://{login}{at}host{rest.removeprefix(authority)}")
+    found = {"user": unquote(parts.username or ""), "password": unquote(parts.password or "")}
+    return {**found, "rest": (parts.scheme, place, parts.path), **dict(parse_qsl(parts.query, keep_blank_values=True))}
 
 
 def by_sqlalchemy(text: str) -> Read:
