@@ -3,39 +3,23 @@
 import re
 from typing import NamedTuple
 
+from rotation_lambda import errors
 from rotation_lambda.credential import Credential
-from rotation_lambda.errors import (
-    AuthenticationMethodError,
-    ConnectionFailedError,
-    DatabaseError,
-    DatabaseNotReadyError,
-    DatabaseTimeoutError,
-    DatabaseUnreachableError,
-    LoginNotAllowedError,
-    LoginRefusedError,
-    NoHbaEntryError,
-    PoolerError,
-    TlsError,
-)
 
 
 class _Answer(NamedTuple):
-    """How a text begins, which error it is, and what to do where the words say more than the error's class.
-
-    `stays` says that waiting does not help, though it does with others of the class.
-    """
+    """How a text begins, which error it is, and what to do where the words say more than the error's class."""
 
     pattern: str
-    error: type[DatabaseError]
+    error: type[errors.DatabaseError]
     hint: str | None = None
-    stays: bool = False
 
 
 _TRUST = (
     "Ask for scram-sha-256 in pg_hba.conf: the line for this client and user says trust, so a login verifies nothing."
 )
 _AS_SHOWN = "as docs/runbook.md#change-the-secret shows"  # AWSPENDING has the old value already
-_CLEAR_TEXT = (
+_CLEAR = (
     "`REVOKE rds_iam FROM` the user on RDS, or do not rotate it: it logs in by token alone. If `host` is an RDS Proxy "
     f"with IAM, set `rotationHost` to the database, {_AS_SHOWN}. Elsewhere, ask for scram-sha-256 in pg_hba.conf in "
     "place of password, ldap, pam or radius. No password was sent."
@@ -66,7 +50,7 @@ _TLS_WANTED = (
     "Otherwise add a line for the function's network and this user to pg_hba.conf."
 )
 _TLS_VERSION = "Enable TLS 1.2 or newer on the server (ssl_max_protocol_version); older versions are not accepted."
-_OWN_TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
+_TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
 # What postgres/wire.py says, and libpq under its limit.
 _FLOOD = f"Correct `host` and `port` {_AS_SHOWN}: what answers there sends far more than a PostgreSQL server does."
@@ -76,79 +60,73 @@ _ANY_CERTIFICATE = (
 )
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
-# libpq gives no SQLSTATE for a failed connect, only a text: this table is the one place that reads it. Each pattern is
-# anchored, so that a user or database with a hostile name cannot pose as another answer. No match means unknown.
-_ANSWERS = (
-    _Answer(r'FATAL:  password authentication failed(?: for user ".*")?$', LoginRefusedError),
-    _Answer(r"FATAL:  SASL authentication failed$", LoginRefusedError),  # PgBouncer
-    _Answer(r"FATAL:  The password that was provided for the role .* is wrong\.?$", LoginRefusedError),  # RDS Proxy
+# Waiting does not help: the server has no other answer until this is done.
+_STAYS = {_TLS_WANTED, _TIMEOUT, _FLOOD}
+
+# libpq gives no SQLSTATE for a failed connect, only a text: these tables are the one place that reads it. Each pattern
+# is anchored, so that a user or database with a hostile name cannot pose as another answer. No match means unknown.
+_FATAL = "FATAL:  "
+_SERVERS = (
+    _Answer(r'password authentication failed(?: for user ".*")?$', errors.LoginRefusedError),
+    _Answer(r"SASL authentication failed$", errors.LoginRefusedError),  # PgBouncer
+    _Answer(r"The password that was provided for the role .* is wrong\.?$", errors.LoginRefusedError),  # RDS Proxy
     # The server checks these only after the password (InitPostgres), so the password is correct.
-    _Answer(r'FATAL:  too many connections for role "', LoginNotAllowedError, _ROLE_LIMIT),
-    _Answer(r'FATAL:  too many connections for database "', LoginNotAllowedError, _DATABASE_LIMIT),
-    _Answer(r"FATAL:  remaining connection slots are reserved", LoginNotAllowedError, _FULL),
-    _Answer(r'FATAL:  database ".*" does not exist$', LoginNotAllowedError, _NO_DATABASE),
-    _Answer(r'FATAL:  permission denied for database "', LoginNotAllowedError, _NO_CONNECT),
-    _Answer(r'FATAL:  database ".*" is not currently accepting connections$', LoginNotAllowedError, _CLOSED),
-    _Answer(r'FATAL:  cannot connect to invalid database "', LoginNotAllowedError, _INVALID),
-    _Answer(r'FATAL:  role ".*" is not permitted to log in$', LoginNotAllowedError, _NO_LOGIN),
+    _Answer(r'too many connections for role "', errors.LoginNotAllowedError, _ROLE_LIMIT),
+    _Answer(r'too many connections for database "', errors.LoginNotAllowedError, _DATABASE_LIMIT),
+    _Answer(r"remaining connection slots are reserved", errors.LoginNotAllowedError, _FULL),
+    _Answer(r'database ".*" does not exist$', errors.LoginNotAllowedError, _NO_DATABASE),
+    _Answer(r'permission denied for database "', errors.LoginNotAllowedError, _NO_CONNECT),
+    _Answer(r'database ".*" is not currently accepting connections$', errors.LoginNotAllowedError, _CLOSED),
+    _Answer(r'cannot connect to invalid database "', errors.LoginNotAllowedError, _INVALID),
+    _Answer(r'role ".*" is not permitted to log in$', errors.LoginNotAllowedError, _NO_LOGIN),
     # All others come before the password is checked, or in place of it.
-    _Answer(
-        r"FATAL:  (?:no pg_hba\.conf entry|pg_hba\.conf rejects connection) for .*, no encryption$",
-        NoHbaEntryError,
-        _TLS_WANTED,
-        stays=True,
-    ),
-    _Answer(r"FATAL:  (?:no pg_hba\.conf entry|pg_hba\.conf rejects connection) for ", NoHbaEntryError),
-    _Answer(r"FATAL:  connection requires a valid client certificate$", AuthenticationMethodError, _CERTIFICATE),
-    _Answer(r"FATAL:  client certificates can only be checked if ", AuthenticationMethodError, _CERTIFICATE),
-    _Answer(r"FATAL:  certificate authentication failed for user ", AuthenticationMethodError, _CERTIFICATE),
-    _Answer(
-        r"FATAL:  (?:Ident|Peer|LDAP|PAM|RADIUS|GSSAPI|SSPI|BSD) authentication failed for user ",
-        AuthenticationMethodError,
-    ),
-    _Answer(r"FATAL:  the database system is ", DatabaseNotReadyError),
-    _Answer(r"FATAL:  sorry, too many clients already$", DatabaseNotReadyError),
-    _Answer(
-        r"FATAL:  terminating connection due to (?:idle-.*|transaction) timeout",
-        DatabaseNotReadyError,
-        _OWN_TIMEOUT,
-        stays=True,
-    ),
-    _Answer(r"FATAL:  terminating connection due to ", DatabaseNotReadyError),
-    _Answer(r"FATAL:  canceling authentication due to timeout$", DatabaseNotReadyError, _TOO_SLOW),
+    _Answer(r"(?:no )?pg_hba\.conf .*, no encryption$", errors.NoHbaEntryError, _TLS_WANTED),
+    _Answer(r"(?:no )?pg_hba\.conf (?:entry|rejects connection) for ", errors.NoHbaEntryError),
+    _Answer(r"connection requires a valid client certificate$", errors.AuthenticationMethodError, _CERTIFICATE),
+    _Answer(r"client certificates can only be checked if ", errors.AuthenticationMethodError, _CERTIFICATE),
+    _Answer(r"certificate authentication failed for user ", errors.AuthenticationMethodError, _CERTIFICATE),
+    _Answer(r"(?:Ident|Peer|LDAP|PAM|RADIUS|GSSAPI|SSPI|BSD) authentication failed ", errors.AuthenticationMethodError),
+    _Answer(r"the database system is ", errors.DatabaseNotReadyError),
+    _Answer(r"sorry, too many clients already$", errors.DatabaseNotReadyError),
+    _Answer(r"terminating connection due to (?:idle-|transaction).*timeout", errors.DatabaseNotReadyError, _TIMEOUT),
+    _Answer(r"terminating connection due to ", errors.DatabaseNotReadyError),
+    _Answer(r"canceling authentication due to timeout$", errors.DatabaseNotReadyError, _TOO_SLOW),
     # A pooler's or proxy's own words (PgBouncer, RDS Proxy).
-    _Answer(r"FATAL:  .*\bRDS [Pp]roxy\b", PoolerError),
-    _Answer(r"FATAL:  (?:The )?IAM (?:authentication failed|is allowed)", PoolerError),
-    _Answer(r"FATAL:  (?:RDS supports only IAM|Timed-out waiting to acquire database connection)", PoolerError),
-    _Answer(r"FATAL:  (?:Rate of connection to proxy|The maximum number of client connections)", PoolerError),
-    _Answer(r"FATAL:  no such (?:database|user)\b", PoolerError),
-    _Answer(r"FATAL:  (?:server login |server_login_retry|server DNS lookup failed|pgbouncer |bouncer )", PoolerError),
-    _Answer(r"FATAL:  (?:query_wait_timeout|client_login_timeout|no more connections allowed)", PoolerError),
-    _Answer(r"FATAL:  unsupported startup parameter", PoolerError),
-    # From here on libpq speaks for itself.
-    _Answer(r"authentication method .* failed: server did not complete ", AuthenticationMethodError, _TRUST),
-    _Answer(r"authentication method .* failed: server requested a cleartext ", AuthenticationMethodError, _CLEAR_TEXT),
-    _Answer(r"authentication method requirement .* failed: ", AuthenticationMethodError),
-    _Answer(r"server certificate for ", TlsError),
-    _Answer(r"server does not support SSL", TlsError),
-    _Answer(r"SSL error: .*(?:unsupported protocol|protocol version|no protocols)", TlsError, _TLS_VERSION),
-    _Answer(r"SSL error: ", TlsError),
-    _Answer(r"could not .*(?:certificate|SSL)", TlsError),
-    _Answer(r"weak sslmode ", TlsError, _ANY_CERTIFICATE),
-    _Answer(r"SSL SYSCALL error: ", ConnectionFailedError),
-    _Answer(r"(?:Connection refused|Connection reset by peer)$", ConnectionFailedError),
-    _Answer(r"(?:No route to host|Network is unreachable)$", ConnectionFailedError),
-    _Answer(r"(?:server closed the connection|could not (?:receive|send) data)", ConnectionFailedError),
-    _Answer(r"received invalid (?:response to SSL negotiation|error message)", ConnectionFailedError, _STRANGER),
-    _Answer(r"expected authentication request from server, but received", ConnectionFailedError, _STRANGER),
-    _Answer(r"server sent an error response during SSL exchange", ConnectionFailedError, _STRANGER),
-    _Answer(r"Connection timed out$", DatabaseTimeoutError),
-    _Answer(r"(?:the server sent more than |cannot allocate memory for)", DatabaseUnreachableError, _FLOOD, stays=True),
+    _Answer(r".*\bRDS [Pp]roxy\b", errors.PoolerError),
+    _Answer(r"(?:The )?IAM (?:authentication failed|is allowed)", errors.PoolerError),
+    _Answer(r"(?:RDS supports only IAM|Timed-out waiting to acquire database connection)", errors.PoolerError),
+    _Answer(r"(?:Rate of connection to proxy|The maximum number of client connections)", errors.PoolerError),
+    _Answer(r"no such (?:database|user)\b", errors.PoolerError),
+    _Answer(r"(?:server login |server_login_retry|server DNS lookup failed|pgbouncer |bouncer )", errors.PoolerError),
+    _Answer(r"(?:query_wait_timeout|client_login_timeout|no more connections allowed)", errors.PoolerError),
+    _Answer(r"unsupported startup parameter", errors.PoolerError),
+)
+# … and where libpq speaks for itself.
+_LIBPQS = (
+    _Answer(r"authentication method .* failed: server did not complete ", errors.AuthenticationMethodError, _TRUST),
+    _Answer(r"authentication method .* failed: server requested a clear", errors.AuthenticationMethodError, _CLEAR),
+    _Answer(r"authentication method requirement .* failed: ", errors.AuthenticationMethodError),
+    _Answer(r"server certificate for ", errors.TlsError),
+    _Answer(r"server does not support SSL", errors.TlsError),
+    _Answer(r"SSL error: .*(?:unsupported protocol|protocol version|no protocols)", errors.TlsError, _TLS_VERSION),
+    _Answer(r"SSL error: ", errors.TlsError),
+    _Answer(r"could not .*(?:certificate|SSL)", errors.TlsError),
+    _Answer(r"weak sslmode ", errors.TlsError, _ANY_CERTIFICATE),
+    _Answer(r"SSL SYSCALL error: ", errors.ConnectionFailedError),
+    _Answer(r"(?:Connection refused|Connection reset by peer)$", errors.ConnectionFailedError),
+    _Answer(r"(?:No route to host|Network is unreachable)$", errors.ConnectionFailedError),
+    _Answer(r"(?:server closed the connection|could not (?:receive|send) data)", errors.ConnectionFailedError),
+    _Answer(r"received invalid (?:response to SSL negotiation|error message)", errors.ConnectionFailedError, _STRANGER),
+    _Answer(r"expected authentication request from server, but received", errors.ConnectionFailedError, _STRANGER),
+    _Answer(r"server sent an error response during SSL exchange", errors.ConnectionFailedError, _STRANGER),
+    _Answer(r"(?:the server's answer is not |can't execute )", errors.ConnectionFailedError, _STRANGER),
+    _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
+    _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
-def read_answer(text: str, credential: Credential) -> DatabaseError:
+def read_answer(text: str, credential: Credential) -> errors.DatabaseError:
     """Read libpq's text about a failed connect; of several lines the first one counts, a DETAIL may follow.
 
     Where another user was refused than the one that logged in, a pooler reports its own login.
@@ -156,16 +134,16 @@ def read_answer(text: str, credential: Credential) -> DatabaseError:
     answer = text.strip().partition("\n")[0]
     refused = _REFUSED.match(answer)
     if refused and refused[1] != credential.username:
-        return PoolerError(
+        return errors.PoolerError(
             f"{name_login(credential)}: a pooler answered, and its own login failed: {one_line(answer)}."
         )
-    for pattern, kind, hint, stays in _ANSWERS:
-        if re.match(pattern, answer):
+    for pattern, kind, hint in _SERVERS if answer.startswith(_FATAL) else _LIBPQS:
+        if re.match(pattern, answer.removeprefix(_FATAL)):
             error = kind(f"{name_login(credential)}: {one_line(answer)}.", hint=hint)
-            error.unknown &= not stays
+            error.unknown &= hint not in _STAYS
             return error
     hint = None if answer.isascii() else _LANGUAGE
-    return DatabaseUnreachableError(f"{name_login(credential)}: {one_line(text)}.", hint=hint)
+    return errors.DatabaseUnreachableError(f"{name_login(credential)}: {one_line(text)}.", hint=hint)
 
 
 def name_login(credential: Credential) -> str:

@@ -153,7 +153,8 @@ class Session:
             for name, (since, value) in _SETTINGS.items()
             if info.server_version >= since
         ]
-        [(user, self.runs_as, backend_pid, self.in_recovery, _)] = self._ask(
+        user, self.runs_as, backend_pid, self.in_recovery = self._ask(
+            lambda user, runs_as, backend_pid, in_recovery, _: (user, runs_as, backend_pid, in_recovery),
             "SELECT session_user::text, current_user::text, pg_backend_pid(), pg_is_in_recovery(), "
             f"CASE WHEN pg_backend_pid() = %(pid)s THEN ({', '.join(ours)}) END IS NULL",
             {"pid": info.backend_pid, "end": f"{max(1, round(self._deadline.left()))}s"},
@@ -166,8 +167,7 @@ class Session:
 
     def survey(self) -> survey.Survey:
         """Return what this session can see of its role and its server; nothing is changed."""
-        [row] = self._ask(survey.QUERY, survey.PARAMETERS)
-        return survey.Survey(*row)
+        return self._ask(survey.Survey, survey.QUERY, survey.PARAMETERS)
 
     def check_identity(self) -> list[str]:
         """Return when the session of one of two alternating users runs as it should: what their clone owns here.
@@ -175,8 +175,8 @@ class Session:
         Raises RoleNotPreparedError otherwise.
         """
         clone = None if self.credential.usernames else self.credential.pair[1]
-        [row] = self._ask(roles.IDENTITY_QUERY, {"original": self.credential.original, "clone": clone})
-        identity = roles.Identity(*row)
+        parameters = {"original": self.credential.original, "clone": clone}
+        identity = self._ask(roles.Identity, roles.IDENTITY_QUERY, parameters)
         identity.check(self.credential)
         return identity.clone_owns
 
@@ -241,8 +241,10 @@ class Session:
 
     def _alter(self, begin: str, pending: Credential, trust: Trust | None = None) -> list[str]:
         algorithm = SCRAM
+        if trust:
+            self.plan(pending, trust)  # the logins that it may ask for hold no row meanwhile
         if self.authentication == MD5:
-            [(algorithm,)] = self._execute("SHOW password_encryption")
+            algorithm = self._ask(str, "SHOW password_encryption")
         verifier = str(encrypt_password(pending.password, pending.username, self._connection, algorithm))
         self._execute(begin)
         notes = self._prepare(pending, trust).notes if trust else []
@@ -289,15 +291,22 @@ class Session:
             )
         return plan
 
-    def _ask(self, query: str, parameters: object = None, seconds: float = ANSWER_TIMEOUT_S) -> list[tuple[Any, ...]]:
-        """Run a query whose failure says nothing about a password."""
+    def _ask(
+        self,
+        read: Callable[..., _Result],
+        query: str,
+        parameters: object = None,
+        seconds: float = ANSWER_TIMEOUT_S,
+    ) -> _Result:
+        """Return what is read of the one row of a query whose failure says nothing about a password."""
         try:
-            return self._execute(query, parameters, seconds)
+            [row] = self._execute(query, parameters, seconds)
+            return read(*row)
+        except (TypeError, ValueError):
+            failure = read_answer("the server's answer is not to what was asked", self.credential)
         except (psycopg2.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.pgcode:
-                failure: errors.DatabaseError = errors.DatabaseUnreachableError(
-                    f"{name_login(self.credential)}: {_cause(error)}."
-                )
+                failure = errors.DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
             else:
                 failure = read_answer(str(error), self.credential)
         raise failure

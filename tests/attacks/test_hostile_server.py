@@ -91,6 +91,15 @@ FLOODS = {
     "one endless error": (ENDLESS_ERROR, MUCH),
 }
 
+DONE = message(b"C", b"SELECT 1\0") + message(b"Z", b"I")
+ANSWERS = {
+    "a copy in both ways": message(b"W", b"\0\0\0"),
+    "a copy that goes out": message(b"H", b"\0\0\0"),
+    "no row": COLUMN + DONE,
+    "nothing": message(b"I", b"") + message(b"Z", b"I"),
+    "one column": COLUMN + message(b"D", struct.pack("!HI", 1, 1) + b"x") + DONE,
+}
+
 
 @contextmanager
 def server(talk: Callable[[socket.socket, bytes], None]) -> Iterator[int]:
@@ -144,6 +153,20 @@ class TestAFlood:
             ended, megabytes = log_in(port)
         assert re.search("sent more than|cannot allocate memory|lost synchronization", ended), ended
         assert megabytes < MOST_MB
+
+    @pytest.mark.parametrize("answer", ANSWERS)
+    def test_of_another_kind_than_was_asked_for_is_no_login(self, answer: str) -> None:
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(ASKS_FOR_MD5)
+            if connection.recv(65536):
+                connection.sendall(LETS_IN + READY)
+                connection.recv(65536)
+                connection.sendall(ANSWERS[answer])
+                connection.recv(65536)
+
+        with server(talk) as port:
+            ended, _ = log_in(port)
+        assert ended.startswith("ConnectionFailedError"), ended
 
     def test_ends_before_a_login_has_begun(self) -> None:
         def talk(connection: socket.socket, _: bytes) -> None:

@@ -12,6 +12,7 @@ import threading
 import time
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING
 
 import psycopg2
@@ -28,6 +29,7 @@ from rotation_lambda.postgres import session as room
 from rotation_lambda.postgres import wire
 from rotation_lambda.postgres.session import _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
+from rotation_lambda.trust import Trust
 from tests.worlds.clocks import PATIENCE_S
 from tests.worlds.fakes import FakeDatabase
 
@@ -555,21 +557,42 @@ class TestSessionSettings:
                 server.configure(synchronous_standby_names=None)
 
 
+class TestTrust:
+    def test_is_asked_for_before_a_row_is_held(self, role: Role, make_role: Callable[..., Role]) -> None:
+        """What it takes to find out, logins with retained passwords, may last longer than a transaction may."""
+        other = make_role(role.server)
+        states = []
+
+        def is_ours(user: str) -> bool:
+            query = "SELECT state FROM pg_stat_activity WHERE application_name = 'rotation_lambda' AND usename = %s"
+            states.append((user, *role.server.query(query, (role.server.superuser,))[0]))
+            return True
+
+        master = credential(role, username=role.server.superuser, password=role.server.password)
+        current = credential(role, usernames=(role.name, other.name))
+        role.server.query(sql.SQL("GRANT pg_monitor TO {}").format(sql.Identifier(other.name)))
+        with door(role.server).log_in(master) as session:
+            pending = replace(current, username=other.name, password="new")
+            session.change_password(pending, trust=Trust(current, cache(is_ours)))
+        assert states == [(role.name, "idle"), (other.name, "idle")]
+        assert other.lets_in("new")
+
+
 class TestFlood:
     """A hostile server's answer is given up before it costs more than a few megabytes."""
 
     def test_ends_the_session(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:
-            session._ask("SELECT repeat('x', 300000)")
+            session._ask(str, "SELECT repeat('x', 300000)")
             with pytest.raises(errors.DatabaseUnreachableError, match="sent more than"):
-                session._ask("SELECT repeat('x', 5000000)")
+                session._ask(str, "SELECT repeat('x', 5000000)")
 
     def test_gives_room_to_no_message_that_is_too_long(self, role: Role) -> None:
         with (
             door(role.server).log_in(credential(role)) as session,
             pytest.raises(errors.DatabaseUnreachableError, match="cannot allocate memory") as caught,
         ):
-            session._ask("SELECT repeat('x', 100000000)")
+            session._ask(str, "SELECT repeat('x', 100000000)")
         assert not caught.value.unknown
         assert "far more than a PostgreSQL server" in caught.value.hint
 
