@@ -13,16 +13,10 @@ from rotation_lambda.event import Step
 
 NAMESPACE = "SecretRotation"
 UNITS = {
-    "RotationSucceeded": MetricUnit.Count,
-    "StepFailed": MetricUnit.Count,
-    "StepDuration": MetricUnit.Milliseconds,
-    "OutageWindow": MetricUnit.Milliseconds,
-    "Recovered": MetricUnit.Count,
-    "PreflightFailed": MetricUnit.Count,
-    "PreflightWarnings": MetricUnit.Count,
-    "DaysSinceRotation": MetricUnit.NoUnit,
-    "DaysOverdue": MetricUnit.NoUnit,
-    "DaysUntilExpiry": MetricUnit.NoUnit,
+    **dict.fromkeys(("RotationSucceeded", "StepFailed", "Recovered"), MetricUnit.Count),
+    **dict.fromkeys(("StepDuration", "OutageWindow"), MetricUnit.Milliseconds),
+    **dict.fromkeys(("PreflightFailed", "PreflightWarnings"), MetricUnit.Count),
+    **dict.fromkeys(("DaysSinceRotation", "DaysOverdue", "DaysUntilExpiry"), MetricUnit.NoUnit),
 }
 """Every metric, and its unit; CloudWatch has none for days."""
 

@@ -2,10 +2,10 @@
 
 import logging
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from typing import ClassVar, NamedTuple, Protocol, Self, TypeVar
+from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
@@ -37,15 +37,13 @@ class Secrets(Protocol):
     def list_secret_version_ids(self) -> list[str]: ...
 
 
-class Session(Protocol):
+class Session(AbstractContextManager["Session"], Protocol):
     """What a rotation needs of a session in the database."""
 
     @property
     def credential(self) -> Credential: ...
     @property
     def runs_as(self) -> str: ...
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
     def close(self) -> None: ...
     def check_identity(self) -> list[str]: ...
     def hold_role(self, login: Credential) -> None: ...
@@ -384,11 +382,8 @@ class Rotation:
         Nothing is begun that could not be verified and put back. Of a COMMIT without an answer a login tells whether it
         came true.
         """
-        self.deadline.check(
-            BEFORE_CHANGE_S,
-            f"Less than {BEFORE_CHANGE_S:.0f} seconds of the function's time are left, too little to change the "
-            "password and to verify it.",
-        )
+        what = f"Less than {BEFORE_CHANGE_S:.0f} seconds are left, too little to change the password and to verify it."
+        self.deadline.check(BEFORE_CHANGE_S, what)
         try:
             for note in session.change_password(pending, confirm, trust):
                 logger.warning(note)

@@ -102,16 +102,7 @@ class SecretsManager:
 
     def get_random_password(self, policy: PasswordPolicy) -> str:
         """Return a new password made by Secrets Manager's own random source (AWS: GetRandomPassword)."""
-        call = partial(
-            self.client.get_random_password,
-            PasswordLength=policy.length,
-            ExcludeCharacters=policy.exclude_characters,
-            ExcludeNumbers=policy.exclude_numbers,
-            ExcludePunctuation=policy.exclude_punctuation,
-            ExcludeUppercase=policy.exclude_uppercase,
-            ExcludeLowercase=policy.exclude_lowercase,
-            RequireEachIncludedType=policy.require_each_included_type,
-        )
+        call = partial(self.client.get_random_password, **policy.parameters)
         return self._ask("GetRandomPassword", None, call)["RandomPassword"]
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:

@@ -109,6 +109,12 @@ class PasswordPolicy:
                 )
 
     @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters of GetRandomPassword, whose names are those of the variables in CamelCase."""
+        named = ((name, one.name) for one in fields(self) for name in one.metadata)
+        return {name.title().replace("_", ""): getattr(self, own) for name, own in named}
+
+    @property
     def characters(self) -> frozenset[str]:
         """The characters that a new password is made of."""
         return frozenset().union(*self._types().values())

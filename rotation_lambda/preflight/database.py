@@ -4,29 +4,22 @@ Where a rotation connects, and as whom, is AWSCURRENT's to say, as in a rotation
 tried, of labelled ones only, and none more than needed: some servers lock a role out after refusals.
 """
 
-from __future__ import annotations
-
 import socket
 import time
 from contextlib import suppress
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TypeGuard
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import RESERVE_S
-from rotation_lambda.postgres import tls
+from rotation_lambda.postgres import Postgres, Session, tls
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.session import SCRAM
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S, SecretLook
 from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
-
-if TYPE_CHECKING:
-    from typing import TypeGuard
-
-    from rotation_lambda.postgres import Postgres, Session
 
 SLOW_MS = 5000  # the server did not answer at the first try: a login takes 5 seconds at most
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180

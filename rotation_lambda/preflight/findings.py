@@ -1,21 +1,16 @@
 """What a preflight reports: how a check becomes a finding, none of which quotes a value of the secret's."""
 
-from __future__ import annotations
-
 import sys
 import textwrap
 from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from rotation_lambda.deadline import Deadline
 from rotation_lambda.errors import RotationError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    from rotation_lambda.deadline import Deadline
 
 IN_THE_WAY = "another check stands in the way"
 
@@ -44,7 +39,7 @@ class Seen:
     status: Status | None = None
     measured: dict[str, float] = field(default_factory=dict)
 
-    def of(self, check: str) -> Finding:
+    def of(self, check: str) -> "Finding":
         """Return it as the finding of this check."""
         status = self.status or (Status.WARNING if self.action else Status.OK)
         return Finding(check, status, self.text, self.action, measured=self.measured)

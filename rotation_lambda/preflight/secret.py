@@ -1,7 +1,5 @@
 """A preflight's look at the function, and at Secrets Manager: reachable, allowed, and is each value a credential."""
 
-from __future__ import annotations
-
 import socket
 import time
 from dataclasses import replace
