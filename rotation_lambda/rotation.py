@@ -398,7 +398,7 @@ class Rotation:
         return self.deadline.clock()
 
     def _is_shown_to(self, superuser: Credential, login: Credential, *, accepted: bool) -> bool:
-        """Tell whether an accepted login shows a superuser whose password it is, where need be on the superuser's server."""
+        """Tell whether an accepted login shows a superuser whose password it is, if need be on its own server."""
         there = login.at(superuser)
         return accepted and (as_sure_as(self.database, login, there) or self._is_accepted(there, there))
 

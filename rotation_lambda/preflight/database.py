@@ -55,7 +55,7 @@ class DatabaseLook(SecretLook):
             roots = tls.read_roots(file)
         except OSError:
             raise errors.ConfigurationError("The file of PGSSLROOTCERT cannot be read.") from None
-        seen = f"{tls.describe(file)}: certificates: {roots.count}, the newest of {roots.newest:%Y-%m}, "
+        seen = f"{tls.describe(file)}: {roots.count} certificates, the newest of {roots.newest:%Y-%m}, "
         seen += f"the first to expire on {roots.first_expires:%Y-%m-%d}"
         if trusted == PLATFORM_ROOTS:  # they are many and of all ages: those that expire are renewed with the platform
             return Seen(seen)
