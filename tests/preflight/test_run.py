@@ -339,7 +339,7 @@ class TestSecret:
         ("url", "seen"),
         [
             ("http://nowhere.invalid", "DNS does not know nowhere.invalid"),
-            ("https://127.0.0.1:1", "127.0.0.1 is a private address; TCP to port 1 fails (Connection refused)"),
+            ("https://127.0.0.1:1", "127.0.0.1, a private address; TCP to port 1 fails (Connection refused)"),
         ],
     )
     def test_says_how_far_the_way_to_secrets_manager_leads(self, url: str, seen: str, secret: Secret) -> None:
