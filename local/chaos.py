@@ -208,7 +208,7 @@ def run_chaos(rotations: int, screen: Screen, seed: int | None = None) -> Tally:
             for _ in bar.track(range(rotations)):
                 chaos.rotate()
     tally = chaos.tally
-    screen.say(f"{tally.done} rotations done, {tally.cancelled} cancelled and begun anew.")
+    screen.say(f"Rotations: {tally.done} done, {tally.cancelled} cancelled and begun anew.")
     screen.say()
     screen.row(ROW.format("", *rotation.STEPS, "in all"), style="bold")
     for title, count in tally.rows().items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import signal
 import socket
@@ -31,7 +32,7 @@ def address(text: str) -> str:
     except ValueError:
         raise ValueError(f"{text!a} is not an IPv4 address") from None
     except OSError as error:
-        raise ValueError(f"this machine cannot listen on {text}: {error.strerror}") from None
+        raise ValueError(f"this machine cannot listen on {text}: {os.strerror(error.errno or 0)}") from None
     return text
 
 
@@ -45,7 +46,10 @@ def serve(screen: Screen, *, strategy: str, bind: str | None, logs: bool) -> NoR
 
         def tell(name: str, version: str, what: str, error: Exception | None) -> None:
             told = what if error is None else f"{what}: {_complaint(error)}"
-            screen.say(f"{time.strftime('%H:%M:%S')}  {name}  {version[:4]}  {told}", indent="    ")
+            try:
+                screen.say(f"{time.strftime('%H:%M:%S')}  {name}  {version[:4]}  {told}", indent="    ")
+            except BrokenPipeError:  # the reader has seen enough (`| head`); this is the rotator's thread
+                os.kill(os.getpid(), signal.SIGTERM)
 
         manager = stack.secrets_manager
         kept.enter_context(rotating(manager, function, tell, left_alone=stack.container_arn))

@@ -262,8 +262,8 @@ class LoginRefusedError(DatabaseError):
     """The database refused the password."""
 
     hint = """Read the server's log: the user does not exist, is past its VALID UNTIL, or has another password (set
-        by hand, by a second secret, or by a snapshot that was restored). Create it, extend it, or set the password
-        as docs/runbook.md#applications-are-locked-out shows."""
+        by hand, by a second secret, or by a restored snapshot). Create it, extend it, or set the password as
+        docs/runbook.md#applications-are-locked-out shows."""
 
 
 class LoginNotAllowedError(DatabaseError):

@@ -393,7 +393,7 @@ class Rotation:
         return self.deadline.clock()
 
     def _is_shown_to(self, superuser: Credential, login: Credential, *, accepted: bool) -> bool:
-        """Tell whether an accepted login shows a superuser whose password it is: where need be, it is tried his way."""
+        """Tell whether an accepted login shows a superuser whose password it is, if need be on its own server."""
         there = login.at(superuser)
         return accepted and (as_sure_as(self.database, login, there) or self._is_accepted(there, there))
 
@@ -429,7 +429,7 @@ class Rotation:
 
         self._remember(self._start_over(change))
         logger.info(
-            "The superuser %a has set the password of %a; a login proved it.", superuser.username, pending.username
+            "The superuser %a has set the password of %a; a login verified it.", superuser.username, pending.username
         )
 
     def _disproof_elsewhere(self, pending: Credential, session: Session) -> errors.DatabaseError | None:
@@ -487,8 +487,8 @@ def shows(database: Database, credential: Credential, door: Session | errors.Dat
 def as_sure_as(database: Database, login: Credential, there: Credential) -> bool:
     """Tell whether a login goes to the server that another one does, which proves no less who it is.
 
-    Where the secret's own login goes, and over which TLS, its writer says, who may have a server of his own there. So a
-    superuser goes by what is accepted where his own login goes.
+    Where the secret's own login goes, and over which TLS, its writer says, and may own the server there. So a superuser
+    goes by what is accepted where the superuser's own login goes.
     """
     same = (login.address, login.tls_server_name) == (there.address, there.tls_server_name)
     return same and (database.verifies(login) or not database.verifies(there))

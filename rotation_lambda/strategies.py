@@ -44,7 +44,7 @@ class SingleUser(Rotation):
             changed = self._change(session, pending, lambda: self._check_unchanged(way))
             self._verify(current, pending, partial(session.change_password, current, self._check_labels))
         self._remember(changed)
-        logger.info("Changed the password, let in by %s; a second login proved AWSPENDING.", way.label)
+        logger.info("Changed the password, let in by %s; a second login verified AWSPENDING.", way.label)
 
     def _leave_as_set(self, door: Session | errors.LoginNotAllowedError) -> None:
         """Do no more: the database accepts AWSPENDING."""

@@ -11,7 +11,7 @@ TAG = "rotation:users"
 
 @dataclass(frozen=True, slots=True)
 class Trust:
-    """What a superuser goes by when he changes a user's password for a secret, whose login is `current`.
+    """What a superuser's change of a user's password goes by, for a secret whose login is `current`.
 
     `is_ours` tells of a user whether one of the secret's passwords is accepted for it, or the secret's TAG names it.
     `runs_as` is the role that AWSCURRENT's own session runs as; None where it was not let in. `pinned` is true where

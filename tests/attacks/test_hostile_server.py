@@ -267,9 +267,9 @@ class TestARefusalAfterAuthentication:
 
 
 class TestALoginElsewhere:
-    """The writer of a value says how its own login goes: without TLS, or to a name that he has a certificate for.
+    """The writer of a value says how its own login goes: without TLS, or to a name that it has a certificate for.
 
-    What is in between sends that login to a server of his own, and all others to the real one.
+    What is in between sends that login to a server of its own, and all others to the real one.
     """
 
     @pytest.fixture

@@ -70,7 +70,7 @@ PREPARED = {
 
 
 class TestAPreparedClone:
-    """From 16 on who makes a role keeps ADMIN OPTION on it, whatever he revokes: what it gets is his."""
+    """From 16 on the creator of a role keeps ADMIN OPTION on it, whatever is revoked: what it gets is the creator's."""
 
     @pytest.mark.parametrize("how", PREPARED.values(), ids=PREPARED)
     def test_does_not_get_the_rights_of_the_original(self, how: str, mallory: User) -> None:
@@ -106,7 +106,7 @@ class TestAPreparedClone:
     def test_is_honest_where_an_administrator_has_followed_the_hint(
         self, every_scene: Scene, make_role: MakeRole
     ) -> None:
-        """He stays a member of the clone that he has made, from 16 on."""
+        """The creator of a clone stays a member of it, from 16 on."""
         scene = every_scene
         scene.role.alter("SET log_statement = 'none'")  # what the superuser may not copy
         administrator = User(scene, make_role(scene.server, options="CREATEROLE"))
@@ -129,7 +129,7 @@ class TestAPreparedClone:
     def test_is_honest_where_an_earlier_master_has_made_it(
         self, *, revoked: bool, every_scene: Scene, make_role: MakeRole
     ) -> None:
-        """He is gone since, and with him the membership that he has granted; the secret has the clone's password."""
+        """Its creator is gone since, and the membership granted by it; the secret has the clone's password."""
         scene = every_scene
         earlier = User(scene, make_role(scene.server, options="CREATEROLE"))
         if scene.server.version >= 16:

@@ -262,7 +262,7 @@ class TestAHint:
         scene.take(token)
 
     def test_of_a_late_step_makes_no_user_a_clone(self, scene: Scene, make_role: MakeRole) -> None:
-        """A writer stores his own login under AWSPENDING; its name makes it the clone of another user."""
+        """A writer stores its own login under AWSPENDING; its name makes it the clone of another user."""
         victim = make_role(scene.server)
         attacker = make_role(scene.server, f"{victim.name}_clone")
         token = scene.begin()

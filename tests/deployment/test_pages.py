@@ -23,9 +23,9 @@ CONFIG = tomllib.loads((ROOT / "samconfig.toml").read_text())
 
 
 def starting_with(program: str) -> list[list[str]]:
-    """Return the words after the program's name, of every line of a shell block that begins with it."""
+    """Return the words after the program's name, of every command of a shell block that begins with it."""
     blocks = re.findall(r"^ *```sh\n(.*?)^ *```$", TEXT, re.DOTALL | re.MULTILINE)
-    lines = [line.strip() for block in blocks for line in block.splitlines()]
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", "").splitlines()]
     return [shlex.split(line, comments=True)[1:] for line in lines if line.startswith(f"{program} ")]
 
 

@@ -23,7 +23,7 @@ def test_ends_in_rotations_that_are_done_and_a_table_without_lock_outs(capsys: p
     assert tally.done == 3
     assert tally.killed.total() + tally.cut.total() + tally.restarted.total() + tally.put_back.total() > 0
     assert tally.locked_out.total() == 0
-    assert "3 rotations done" in printed
+    assert "Rotations: 3 done" in printed
     assert "locked out" in printed
     assert printed.endswith('\nTo repeat this run: make rotate ARGS="--chaos 3 --seed 1"\n')
     assert max(map(len, printed.splitlines())) <= 80

@@ -1,4 +1,4 @@
-"""Who may write a secret, or owns a database, gets a superuser neither to come to him nor to run what is his."""
+"""The writer of a secret, or the owner of a database, cannot lead a superuser elsewhere or have it run foreign code."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ class TestTheSuperusersPassword:
             lines = [line for line in server.log()[logged:].splitlines() if "connection authorized" in line]
             assert ["SSL enabled" in line for line in lines if scene.superuser.name in line] == [True]
             others = ["SSL enabled" in line for line in lines if scene.superuser.name not in line]
-            assert others.count(True) == 1, "AWSCURRENT shows the superuser, where he logs in himself, that it is right"
+            assert others.count(True) == 1, "AWSCURRENT shows on the superuser's own server that it is right"
         finally:
             server.use_hba(server.default_hba)
 

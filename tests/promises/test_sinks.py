@@ -140,7 +140,7 @@ def test_no_password_token_or_verifier_is_in_any_sink(
 def test_no_password_or_verifier_of_a_superusers_rotation_is_in_any_sink(
     strategy: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The same for what a superuser changes: his own password, and those of both users."""
+    """The same for what a superuser changes: its own password, and those of both users."""
     monkeypatch.setenv("ROTATION_STRATEGY", strategy)
     server, client = scene.server, scene.secret.server.client()
     logged = len(server.log())

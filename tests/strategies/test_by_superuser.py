@@ -90,7 +90,7 @@ class TestRotation:
 
     @pytest.mark.parametrize("attribute", ["LOGIN", "SUPERUSER", "CREATEROLE", "REPLICATION", "BYPASSRLS"])
     def test_needs_the_password_of_the_user(self, attribute: str, scene: Scene) -> None:
-        """Else who may write a secret could name any user in it, and have its password made known to him."""
+        """Else the writer of a secret could name any user in it, and learn the new password."""
         scene.role.alter(f"{attribute} PASSWORD 'another'")
         token = scene.begin()
         error = scene.fail(errors.RoleNotPreparedError, "createSecret", "setSecret", token=token)

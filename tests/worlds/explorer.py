@@ -201,7 +201,7 @@ class Run:
         random.seed(0)  # for the jitter of its pauses
 
     def _pass_on(self, me: Actor | None) -> Actor | None:
-        """Choose who goes on, and let him; nobody, where the run ends."""
+        """Choose the actor that goes on, and let it; none, where the run ends."""
         places = self.world.places()
         if places != self.places:
             self.places = places
@@ -248,7 +248,7 @@ class Run:
         return 0
 
     def _let(self, me: Actor | None, price: int, actor: Actor, kill: bool) -> Actor:  # noqa: FBT001 - an Option's
-        """Have the actor go on; who could have, but is passed over for him or for time to pass, is slow."""
+        """Have the actor go on; one that could have, but is passed over for it or for time to pass, is slow."""
         self.left -= price
         now = self.world.clock.now
         self.world.clock.now = actor.ready(now)
