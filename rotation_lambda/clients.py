@@ -90,19 +90,22 @@ def ask(
 ) -> _Answer:
     """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
 
-    A `patient` call is tried until the deadline, another READS times; none begins with less time left than it may need.
+    A `patient` call is tried until the deadline, and so is one that the service answers; another READS times. None
+    begins with less time left than it may need, nor than the one before has taken.
     Raises what `read` makes of the last failure, which says how long the function waited.
     """
-    failure = Failure("was not called: AWS is so slow that the function's time is up")
+    failure = Failure("was not called: the function's time is up")
     began, tries, again = deadline.clock(), 0, deadline.left() >= CALL_S
     while again:
+        before = deadline.clock()
         try:
             return call()
         except (ClientError, BotoCoreError) as error:
-            failure = _read(error)
+            failure, patient = _read(error), patient or isinstance(error, ClientError)
+        needed = max(CALL_S, deadline.clock() - before)
         pause = min(_FIRST_PAUSE_S * 2**tries, _LONGEST_PAUSE_S)
         tries += 1
-        again = failure.may_pass and (tries < READS or patient) and deadline.pause(pause, CALL_S)
+        again = failure.may_pass and (tries < READS or patient) and deadline.pause(pause, needed)
         if again:
             logger.warning("AWS: %s. The call is repeated; %.0f seconds are left.", failure.code, deadline.left())
     if tries > 1:

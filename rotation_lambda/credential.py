@@ -29,7 +29,7 @@ _Document = Mapping[str, Any]
 
 
 class SslMode(StrEnum):
-    """libpq's sslmode without `allow` and `prefer`, which downgrade (PostgreSQL 32.19, SSL Support)."""
+    """libpq's sslmode, the strictest last, without `allow` and `prefer`, which downgrade (PostgreSQL 32.19)."""
 
     DISABLE = "disable"
     REQUIRE = "require"

@@ -31,6 +31,8 @@ HOLD_S = 10.0
 MOST_WAIT_S = 120.0
 """Seconds to wait for an answer at most: a server that wakes up or fails over is available by then."""
 
+_WAIT = "Wait: Secrets Manager retries. If it fails again, set the function's Timeout to 60 seconds or more."
+
 TRY_S = 1.0
 """Seconds that a pause leaves for the next try, at least: one that runs out of time would hide what stopped others."""
 
@@ -61,10 +63,9 @@ class Deadline:
         """Return the seconds left before the reserve begins, 0 once it has begun."""
         return max(0.0, self.end - reserve - self.clock())
 
-    def check(self, reserve: float, what: str) -> None:
+    def check(self, reserve: float, what: str, hint: str = _WAIT) -> None:
         """Return while there are seconds left before the reserve; otherwise raise DatabaseTimeoutError, with `what`."""
         if not self.left(reserve):
-            hint = "Wait: Secrets Manager retries. If it fails again, set the function's Timeout to 60 seconds or more."
             raise DatabaseTimeoutError(what, hint=hint)
 
     def pause(self, seconds: float, reserve: float = 0.0) -> bool:

@@ -95,7 +95,7 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         versions = description.versions
         logger.append_keys(secret_id=description.arn)
         versions.check(token, event.step)
-        memory = _recall(description.arn, token)
+        memory = Memory(token, 0.0) if versions.is_current(token) else _recall(description.arn, token)
         secrets = SecretsManager(client, description.arn, deadline, values=memory.values)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
@@ -113,7 +113,8 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
                 steps.test_secret(rotation)
             case Step.FINISH_SECRET:  # pragma: no branch - mypy proves the match exhaustive
                 steps.finish_secret(rotation)
-                _MEMORY.pop(description.arn, None)
+                if _MEMORY.get(description.arn) is memory:
+                    del _MEMORY[description.arn]
                 measured["RotationSucceeded"] = 1
     return None
 

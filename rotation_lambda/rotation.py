@@ -5,11 +5,12 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from itertools import count
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from rotation_lambda import errors
-from rotation_lambda.credential import Credential
-from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, MOST_WAIT_S, RESERVE_S, Deadline
+from rotation_lambda.credential import Credential, SslMode
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S, Deadline
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import Trust
@@ -20,7 +21,8 @@ MOST_ORPHANS = 5
 """How many retained versions are tried: few enough for a server that locks a role out after some refusals."""
 
 CHANGED_MEANWHILE = "40001"  # serialization_failure, PostgreSQL's word for the like
-_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01", "23505"}  # … tuple concurrently updated, deadlock, role made meanwhile
+# … tuple concurrently updated, deadlock, role made meanwhile and before
+_TWIN = {CHANGED_MEANWHILE, "XX000", "40P01", "23505", "42710"}
 
 
 _Result = TypeVar("_Result")
@@ -56,7 +58,7 @@ class Database(Protocol):
     """What a rotation needs of the database: a session, LoginRefusedError, or an error that stops the step."""
 
     def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> Session: ...
-    def verifies(self, credential: Credential) -> bool: ...
+    def sslmode_of(self, credential: Credential) -> SslMode: ...
 
 
 class Superusers(Protocol):
@@ -379,18 +381,23 @@ class Rotation:
     ) -> float:
         """Have a session change the password of AWSPENDING's user; return when, by the deadline's clock.
 
-        Nothing is begun that could not be verified and put back. Of a COMMIT without an answer a login tells whether it
-        came true.
+        Nothing is begun that could not be verified and put back.
         """
         what = f"Less than {BEFORE_CHANGE_S:.0f} seconds are left, too little to change the password and to verify it."
         self.deadline.check(BEFORE_CHANGE_S, what)
-        try:
-            for note in session.change_password(pending, confirm, trust):
-                logger.warning(note)
-        except errors.PasswordChangeError as error:
-            if not error.in_doubt or self._disproof(on_server_of(session, pending)):
-                raise
+        change = partial(session.change_password, pending, confirm, trust)
+        for note in self._carry_out(change, on_server_of(session, pending), RESERVE_S):
+            logger.warning(note)
         return self.deadline.clock()
+
+    def _carry_out(self, change: Callable[[], list[str]], login: Credential, reserve: float) -> list[str]:
+        """Change a password, and return the notes; of a COMMIT without an answer a login tells whether it came true."""
+        try:
+            return change()
+        except errors.PasswordChangeError as error:
+            if not error.in_doubt or self._disproof(login, reserve):
+                raise
+        return []
 
     def _is_shown_to(self, superuser: Credential, login: Credential, *, accepted: bool) -> bool:
         """Tell whether an accepted login shows a superuser whose password it is, if need be on its own server."""
@@ -453,18 +460,18 @@ class Rotation:
         No answer is waited for until the reserve, MOST_WAIT_S at most, and counts as a refusal then; so is a refusal
         where the host `lags` behind the server that has the change already, as a replica does.
         """
-        tries, reserve = 0, max(reserve, self.deadline.left() - MOST_WAIT_S)
-        while True:
-            tries += 1
-            try:
-                session = self._prove_once(login, reserve)
-            except errors.DatabaseError as error:
-                if (error.unknown or lags or tries < 2) and self.deadline.pause(0.5, reserve):  # noqa: PLR2004
-                    continue
-                return error
-            if session is not None:
-                session.close()
-            return None
+        refusals = count(1)
+        try:
+            session = self.deadline.wait_for(
+                lambda: self._prove_once(login, reserve),
+                reserve,
+                passes=lambda error: error.unknown or lags or next(refusals) < 2,  # noqa: PLR2004
+            )
+        except errors.DatabaseError as error:
+            return error
+        if session is not None:
+            session.close()
+        return None
 
 
 def on_server_of(session: Session, login: Credential) -> Credential:
@@ -479,7 +486,8 @@ def shows(database: Database, credential: Credential, door: Session | errors.Dat
     A refusal after authentication, or None for one, does so only where the server has proved who it is.
     """
     if door is None or isinstance(door, errors.DatabaseError):
-        return isinstance(door, errors.LoginNotAllowedError | None) and database.verifies(credential)
+        proved = database.sslmode_of(credential) is SslMode.VERIFY_FULL
+        return isinstance(door, errors.LoginNotAllowedError | None) and proved
     door.close()
     return True
 
@@ -491,7 +499,8 @@ def as_sure_as(database: Database, login: Credential, there: Credential) -> bool
     goes by what is accepted where the superuser's own login goes.
     """
     same = (login.address, login.tls_server_name) == (there.address, there.tls_server_name)
-    return same and (database.verifies(login) or not database.verifies(there))
+    ours, theirs = (list(SslMode).index(database.sslmode_of(one)) for one in (login, there))
+    return same and ours >= theirs
 
 
 def _with_row(session: Session, login: Credential) -> Session:

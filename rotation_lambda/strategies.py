@@ -68,7 +68,7 @@ class SingleUser(Rotation):
             raise errors.PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
         self._check_labels()
 
-    def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], object] | None) -> None:
+    def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], list[str]] | None) -> None:
         """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
 
         It is put back by the session that changed it, and only if the labels are the same still: a put-back over
@@ -85,7 +85,7 @@ class SingleUser(Rotation):
                 self._check_labels()
                 doubt: errors.RotationError | None = self._disproof(current)
                 if doubt:
-                    put_back()
+                    self._carry_out(put_back, current, 0.0)
                     self.measure("Recovered", 1)
                     doubt = self._disproof(current, 0.0)
             except errors.VersionNotPendingError as error:
@@ -95,7 +95,8 @@ class SingleUser(Rotation):
                     continue
                 doubt = error
             if doubt is None:
-                raise errors.VerificationFailedError(f"{found} {ours} is in force again, and logs in.")
+                hint = reason.hint if reason.unknown else None
+                raise errors.VerificationFailedError(f"{found} {ours} is in force again, and logs in.", hint=hint)
             raise errors.UnprovenPasswordError(f"{found} Nor could {ours} be put back for certain: {doubt.what}")
 
 

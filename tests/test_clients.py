@@ -16,6 +16,7 @@ import pytest
 from botocore.awsrequest import AWSResponse
 from botocore.compat import HTTPHeaders
 from botocore.config import Config
+from botocore.exceptions import EndpointConnectionError
 from urllib3.util import connection
 
 from local.servers import rotation
@@ -419,10 +420,8 @@ class TestRepetition:
             call(open_secret(moody, clock))
         assert clock.pauses == []
 
-    def test_of_a_read_is_bounded(self, moody: Secret) -> None:
-        clock = FakeClock()
-        MOOD.times, MOOD.status, MOOD.code = None, 400, "ThrottlingException"
-        moody.server.calls.clear()
+    def test_of_a_read_without_an_answer_is_bounded(self, moody: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", "http://127.0.0.1:1")
         asks: list[Callable[[SecretsManager], object]] = [
             read,
             lambda secrets: secrets.get_secret_value("v" * 32),
@@ -430,11 +429,36 @@ class TestRepetition:
             lambda secrets: secrets.list_secret_version_ids(),
         ]
         for ask in asks:
-            moody.server.calls.clear()
-            with pytest.raises(errors.SecretsManagerError, match="failed with ThrottlingException") as caught:
+            clock = FakeClock()
+            with pytest.raises(errors.SecretsManagerError, match="got no answer: EndpointConnectionError"):
                 ask(open_secret(moody, clock, 600))
-            assert len(moody.server.calls) == clients.READS
-            assert "quota" in caught.value.hint
+            assert len(clock.pauses) == clients.READS - 1
+
+    @pytest.mark.parametrize(("status", "code"), [(400, "ThrottlingException"), (503, "ServiceUnavailable")])
+    def test_of_a_read_that_the_service_answers_lasts_until_the_deadline(
+        self, status: int, code: str, moody: Secret
+    ) -> None:
+        """In finishSecret applications are locked out meanwhile."""
+        clock = FakeClock()
+        MOOD.times, MOOD.status, MOOD.code = None, status, code
+        with pytest.raises(errors.SecretsManagerError, match=f"failed with {code}") as caught:
+            open_secret(moody, clock, 59).describe_secret()
+        assert 59 - clients.CALL_S - 5 < clock.now <= 59 - clients.CALL_S
+        assert ("quota" in caught.value.hint) == (status == 400)
+
+    def test_begins_with_no_less_time_than_the_call_before_has_taken(
+        self, moody: Secret, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A look-up in a slow DNS is in none of the timeouts."""
+        clock, client = FakeClock(), open_secret(moody).client
+
+        def slow(**_: object) -> None:
+            clock.now += 20
+            raise EndpointConnectionError(endpoint_url="https://slow")
+
+        monkeypatch.setattr(client, "describe_secret", slow)
+        with pytest.raises(errors.SecretsManagerError, match="Waited for 40 seconds, in 2 tries"):
+            open_secret(moody, clock, 59).describe_secret()
 
     def test_of_a_call_to_rds_is_bounded(self, moody: Secret, monkeypatch: pytest.MonkeyPatch) -> None:
         clock = FakeClock()
@@ -505,8 +529,8 @@ class TestRepetition:
         self, seconds: float, moody: Secret, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         moody.server.calls.clear()
-        with pytest.raises(errors.SecretsManagerError, match="so slow"):
+        with pytest.raises(errors.SecretsManagerError, match="was not called"):
             open_secret(moody, seconds=seconds).describe_secret()
-        with pytest.raises(errors.RdsError, match="so slow"):
+        with pytest.raises(errors.RdsError, match="was not called"):
             Rds(clients.rds(), FakeClock().deadline(seconds)).describe_db_instances("one")
         assert not moody.server.calls

@@ -670,10 +670,13 @@ BEFORE = ("", "a://", "a://h?", "a=", "a='", "host=", "jdbc:", "jdbc:postgres", 
 
 
 def is_quick(text: str, password: str) -> bool:
-    """Tell whether it takes less than a second to renew what all of a secret's text is; more under coverage."""
+    """Tell whether it takes nothing like the minutes that a pattern takes which goes back and forth.
+
+    It takes less than half a second of a machine that is not busy.
+    """
     began = process_time()
     renew(f'{{"username": "app", "password": "{password}", "copy": {text}}}', ("app_clone", "new"))
-    return process_time() - began < (5 if sys.gettrace() else 1)
+    return process_time() - began < (60 if sys.gettrace() else 20)
 
 
 @pytest.mark.parametrize("part", SIGNS_OF_SYNTAX)

@@ -182,6 +182,18 @@ class TestMemory:
             invoke(event(secret, before, "setSecret"))
         assert handler._MEMORY[secret.arn].token == token
 
+    def test_outlives_a_late_step_of_the_rotation_before(self, secret: Secret, invoke: Invoke) -> None:
+        rotation.invoke_steps(invoke, secret.arn, before := begin(secret))
+        token = self.created(secret, invoke)
+        for step in ("testSecret", "finishSecret"):
+            invoke(event(secret, before, step))
+        assert handler._MEMORY[secret.arn].token == token
+
+    def test_is_not_made_by_a_step_that_comes_after_the_end(self, secret: Secret, invoke: Invoke) -> None:
+        rotation.invoke_steps(invoke, secret.arn, token := begin(secret))
+        invoke(event(secret, token, "testSecret"))
+        assert secret.arn not in handler._MEMORY
+
     def test_of_any_secret_is_forgotten_after_a_while(
         self,
         secret: Secret,
@@ -342,8 +354,9 @@ class TestLog:
         invoke(event(secret, token, "createSecret"))
         with pytest.raises(errors.UnprovenPasswordError):
             invoke(event(secret, token, "setSecret"))
-        warning, line = [line for line in log() if line["level"] != "INFO"]
+        warning, repeated, line = [line for line in log() if line["level"] != "INFO"]
         assert "Only the secret's tag can show" in warning["message"]
+        assert "Trying again for" in repeated["message"]
         assert (line["level"], line["code"], line["strategy"]) == ("CRITICAL", "unproven-password", "superuser")
 
     def test_forgets_the_last_event_before_the_next(

@@ -253,6 +253,31 @@ class TestChange:
         assert world.database.changes == []
         assert world.database.open_sessions == 0
 
+    @pytest.mark.parametrize("came_true", [True, False])
+    def test_asks_by_a_login_what_became_of_a_put_back_without_an_answer(self, *, came_true: bool) -> None:
+        world = created()
+        refused_after_the_change(world)
+        lost = errors.PasswordChangeError("COMMIT was not confirmed", sqlstate=None, in_doubt=True)
+
+        def lose() -> None:
+            world.database.change_trouble = [lost]
+
+        world.database.at_login[6] = lose
+        if came_true:
+            world.database.at_login[7] = lambda: setattr(world.database, "password", "current")
+        verdict = errors.VerificationFailedError if came_true else errors.UnprovenPasswordError
+        with pytest.raises(verdict, match="in force again" if came_true else "not confirmed"):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.database.open_sessions == 0
+
+    def test_hints_at_what_silence_comes_from_where_no_answer_proved_the_change(self) -> None:
+        world = created()
+        refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))
+        with pytest.raises(errors.VerificationFailedError, match="Waited for") as caught:
+            world.take(Step.SET_SECRET)
+        assert caught.value.hint == errors.DatabaseTimeoutError.hint
+
     @pytest.mark.parametrize("moment", ["before ALTER ROLE", "before COMMIT"])
     def test_starts_over_when_its_session_is_lost_before_the_commit(self, moment: str) -> None:
         """As by a failover: nothing was changed."""
@@ -1117,7 +1142,7 @@ class TestBySuperuser:
 
     @pytest.mark.parametrize("make", [by_superuser, alternating])
     @pytest.mark.parametrize(
-        ("sslmode", "proved"), [("verify-full", True), ("verify-ca", True), ("require", False), ("disable", False)]
+        ("sslmode", "proved"), [("verify-full", True), ("verify-ca", False), ("require", False), ("disable", False)]
     )
     def test_takes_a_shut_door_for_a_proof_only_of_a_server_that_proves_itself(
         self, make: Callable[..., World], sslmode: str, *, proved: bool

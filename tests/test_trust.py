@@ -82,7 +82,7 @@ class TestTheOtherOfTwoUsers:
         self, *, verified: bool
     ) -> None:
         world = doubtful(sslmode="require")
-        sslmode = SslMode.VERIFY_CA if verified else SslMode.REQUIRE  # of the superuser, who has the last word
+        sslmode = SslMode.VERIFY_FULL if verified else SslMode.VERIFY_CA  # of the superuser, who has the last word
         assert world.superusers.superuser
         world.superusers.superuser = replace(world.superusers.superuser, sslmode=sslmode)
         retain(world, ORPHAN, "before", username="app_clone")

@@ -51,6 +51,7 @@ _TLS_WANTED = (
 )
 _TLS_VERSION = "Enable TLS 1.2 or newer on the server (ssl_max_protocol_version); older versions are not accepted."
 _TIMEOUT = "`ALTER ROLE … RESET` the timeout that is set for this user or database: it ends its sessions at once."
+_LIBRARY = "`ALTER ROLE … RESET` (or ALTER DATABASE) the setting that names this library: it ends each session."
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
 # What postgres/wire.py says, and libpq under its limit.
 _FLOOD = f"Correct `host` and `port` {_AS_SHOWN}: what answers there sends far more than a PostgreSQL server does."
@@ -61,7 +62,7 @@ _ANY_CERTIFICATE = (
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
 # Waiting does not help: the server has no other answer until this is done.
-_STAYS = {_TLS_WANTED, _TIMEOUT, _FLOOD}
+_STAYS = {_TLS_WANTED, _FLOOD}
 
 # libpq gives no SQLSTATE for a failed connect, only a text: these tables are the one place that reads it. Each pattern
 # is anchored, so that a user or database with a hostile name cannot pose as another answer. No match means unknown.
@@ -79,6 +80,8 @@ _SERVERS = (
     _Answer(r'database ".*" is not currently accepting connections$', errors.LoginNotAllowedError, _CLOSED),
     _Answer(r'cannot connect to invalid database "', errors.LoginNotAllowedError, _INVALID),
     _Answer(r'role ".*" is not permitted to log in$', errors.LoginNotAllowedError, _NO_LOGIN),
+    _Answer(r"terminating connection due to (?:idle-|transaction).*timeout", errors.LoginNotAllowedError, _TIMEOUT),
+    _Answer(r'could not (?:access|load) (?:file|library) "', errors.LoginNotAllowedError, _LIBRARY),
     # All others come before the password is checked, or in place of it.
     _Answer(r"(?:no )?pg_hba\.conf .*, no encryption$", errors.NoHbaEntryError, _TLS_WANTED),
     _Answer(r"(?:no )?pg_hba\.conf (?:entry|rejects connection) for ", errors.NoHbaEntryError),
@@ -88,7 +91,6 @@ _SERVERS = (
     _Answer(r"(?:Ident|Peer|LDAP|PAM|RADIUS|GSSAPI|SSPI|BSD) authentication failed ", errors.AuthenticationMethodError),
     _Answer(r"the database system is ", errors.DatabaseNotReadyError),
     _Answer(r"sorry, too many clients already$", errors.DatabaseNotReadyError),
-    _Answer(r"terminating connection due to (?:idle-|transaction).*timeout", errors.DatabaseNotReadyError, _TIMEOUT),
     _Answer(r"terminating connection due to ", errors.DatabaseNotReadyError),
     _Answer(r"canceling authentication due to timeout$", errors.DatabaseNotReadyError, _TOO_SLOW),
     # A pooler's or proxy's own words (PgBouncer, RDS Proxy).
@@ -123,6 +125,7 @@ _LIBPQS = (
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
     _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
+_VERIFIER = re.compile(r"SCRAM-SHA-256\$[^\s']+|md5[0-9a-f]{32}")
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
@@ -153,5 +156,5 @@ def name_login(credential: Credential) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text in one line of at most 300 characters."""
-    return " ".join(text.split())[:300]
+    """Return the text in one line of at most 300 characters, without a verifier that a server may have quoted."""
+    return _VERIFIER.sub("…", " ".join(text.split()))[:300]

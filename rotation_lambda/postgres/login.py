@@ -20,9 +20,14 @@ from rotation_lambda.settings import PLATFORM_ROOTS
 
 CONNECT_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 3.0
+MUCH_CPU_S = 0.25  # a login takes a tenth of it, unless libpq computes a verifier of very many iterations
 
 _DNS = "Check the DNS server of the function's VPC: its DHCP options, its resolver rules, and the way to it on port 53."
 
+COSTLY = (
+    "Set scram_iterations = 4096 for the user, and its password again as docs/runbook.md#applications-are-locked-out "
+    "shows: its SCRAM verifier has too many iterations."
+)
 _MD5_WANTED = "server requested a hashed password"
 
 
@@ -67,7 +72,8 @@ class Postgres:
 
         The answer has three forms. *Accepted*: a session, or LoginNotAllowedError where the password is right and the
         login is rejected. *Refused*: LoginRefusedError. *Unknown*: every other DatabaseError; the caller must stop.
-        All of it takes CONNECT_TIMEOUT_S at most, and never touches the last `reserve` seconds of the step.
+        All but the look-up of the host takes CONNECT_TIMEOUT_S at most, and never touches the last `reserve` seconds of
+        the step.
 
         SCRAM is asked for first, with which a server proves that it knows the password and never learns it (RFC 5802).
         Only where it says that it wants an md5 hash is that allowed, in a second connection, and not with `scram_only`;
@@ -75,25 +81,29 @@ class Postgres:
         """
         what = f"{name_login(credential)}: no time is left for a login, only {reserve:.0f} seconds for what follows."
         self.deadline.check(reserve, what)
-        end = time.monotonic() + min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
+        began = time.monotonic()
+        addresses = self.look_up(credential)
+        now = time.monotonic()
+        slow = f"{name_login(credential)}: DNS took {now - began:.1f} seconds, and no time was left for the login."
+        self.deadline.check(reserve, slow, hint=_DNS)
+        end = now + min(CONNECT_TIMEOUT_S, self.deadline.left(reserve))
         try:
-            return self._connect(credential, SCRAM, end)
+            return self._connect(addresses, credential, SCRAM, end)
         except errors.AuthenticationMethodError as error:
             if scram_only or _MD5_WANTED not in error.what:
                 raise
-        return self._connect(credential, MD5, end)
+        return self._connect(addresses, credential, MD5, end)
+
+    def sslmode_of(self, credential: Credential) -> SslMode:
+        """Return how a login with this credential has the server prove who it is: by its certificate, or not at all."""
+        return credential.sslmode or self.sslmode
 
     def verifies(self, credential: Credential) -> bool:
-        """Tell whether a login with this credential has the server prove by its certificate who it is."""
-        return (credential.sslmode or self.sslmode) in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
+        """Tell whether a login with this credential looks at the server's certificate."""
+        return self.sslmode_of(credential) in {SslMode.VERIFY_CA, SslMode.VERIFY_FULL}
 
-    def _connect(self, credential: Credential, require_auth: str, end: float) -> Session:
+    def _connect(self, addresses: list[str], credential: Credential, require_auth: str, end: float) -> Session:
         """Try one address of the host after the other, until one answers; each gets its share of the time."""
-        began = time.monotonic()
-        addresses = self.look_up(credential)
-        if began < end <= (now := time.monotonic()):
-            what = f"{name_login(credential)}: DNS took {now - began:.1f} seconds, and no time was left for the login."
-            raise errors.DatabaseTimeoutError(what, hint=_DNS)
         for number, address in enumerate(addresses):
             seconds = (end - time.monotonic()) / (len(addresses) - number)
             try:
@@ -103,7 +113,7 @@ class Postgres:
         raise failure
 
     def _connect_to(self, address: str, credential: Credential, require_auth: str, seconds: float) -> Session:
-        end = time.monotonic() + seconds
+        end, spent = time.monotonic() + seconds, time.process_time()
         host, port = credential.address
         name = credential.tls_server_name or host
         try:
@@ -116,7 +126,7 @@ class Postgres:
                     user=credential.username,
                     password=credential.password,
                     require_auth=require_auth,
-                    sslmode=str(credential.sslmode or self.sslmode),
+                    sslmode=str(self.sslmode_of(credential)),
                     sslrootcert=tls.roots_for(self.sslrootcert, name) if self.verifies(credential) else "",
                     sslcertmode="disable",
                     channel_binding="prefer",
@@ -137,6 +147,9 @@ class Postgres:
         except TimeoutError:
             what = f"{name_login(credential)}: no answer from {address} within {seconds:.1f} seconds."
             failure = errors.DatabaseTimeoutError(what)
+            if (spent := time.process_time() - spent) > MUCH_CPU_S:
+                what = f"{name_login(credential)}: the login took {spent:.1f} seconds of this function's own CPU time."
+                failure = errors.AuthenticationMethodError(what, hint=COSTLY)
         if isinstance(failure, errors.TlsError) and failure.hint is errors.TlsError.hint:
             failure = self._explain(failure, address, credential)
         raise failure

@@ -46,6 +46,7 @@ OPTIONS = " ".join(
         "search_path": "pg_catalog,pg_temp",
         "client_min_messages": "error",
         "exit_on_error": "off",
+        "jit": "off",
         "datestyle": "ISO",
         "timezone": "UTC",
         "default_transaction_isolation": r"read\ committed",
@@ -77,6 +78,8 @@ _CHANGE = (
 )
 _EMPTY_ALTER = 160000  # since when ALTER ROLE without an option is open to the role itself
 _READ_ONLY = {"25006", "0A000"}
+_MISFITS = TypeError, ValueError, OverflowError, RecursionError  # what psycopg2 and we make of a stranger's rows
+_MISFIT = "the server's answer is not to what was asked"
 _LOCKED = "55P03"  # lock_not_available: lock_timeout has struck
 _IN_DOUBT = (
     "Let the next try find out, which Secrets Manager makes by itself. If none follows, as after a cancel, run "
@@ -86,6 +89,7 @@ _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # â€
 # SQLSTATEs, or how they begin, of what ends a session: broken connections, timeouts, shutdowns.
 _ENDED = ("08", "25P03", "25P04", "57P")
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: another user may do it
+_MADE_MEANWHILE = "42710"
 _CHANGE_HINTS = {
     "": "Wait: Secrets Manager retries. If it happens again, find in the server's log why it ended this session.",
     "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
@@ -223,7 +227,7 @@ class Session:
         if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
             self._attempt(lambda: self._execute("SELECT 1"))
         # What is given up now may come true later. A login tells, after as long as anything is waited for.
-        seconds = max(ANSWER_TIMEOUT_S, min(MOST_WAIT_S, self._deadline.left(RESERVE_S)))
+        seconds = max(ANSWER_TIMEOUT_S, min(MOST_WAIT_S, self._deadline.left(RESERVE_S + ANSWER_TIMEOUT_S)))
         self._attempt(lambda: self._execute("COMMIT", seconds=seconds), committing=True)
         return notes
 
@@ -243,8 +247,11 @@ class Session:
         algorithm = SCRAM
         if trust:
             self.plan(pending, trust)  # the logins that it may ask for hold no row meanwhile
-        if self.authentication == MD5:
-            algorithm = self._ask(str, "SHOW password_encryption")
+        if self.authentication == MD5 and self._ask(str, "SHOW password_encryption") == MD5:
+            algorithm = MD5
+        # libpq goes by what the server says of it, and computes them all in one call.
+        if int(self._connection.get_parameter_status("scram_iterations") or 0) > MOST_ITERATIONS:
+            raise read_answer(_MISFIT, self.credential)
         verifier = str(encrypt_password(pending.password, pending.username, self._connection, algorithm))
         self._execute(begin)
         notes = self._prepare(pending, trust).notes if trust else []
@@ -260,9 +267,9 @@ class Session:
             raise errors.DatabaseReadOnlyError(f"{name_login(self.credential)}: the server is in recovery, a standby.")
         try:
             return change()
-        except (psycopg2.Error, TimeoutError) as error:
+        except (psycopg2.Error, TimeoutError, *_MISFITS) as error:
             failure = _read_change_failure(error, self.credential, committing=committing)
-            with suppress(psycopg2.Error, TimeoutError):
+            with suppress(psycopg2.Error, TimeoutError, *_MISFITS):
                 self._execute("ROLLBACK")
                 if getattr(error, "pgcode", None) == _LOCKED:
                     holders = ", ".join(ascii(holder) for (holder,) in self._execute(HOLDERS)) or "none any more"
@@ -278,7 +285,7 @@ class Session:
             try:
                 self._execute(f"SAVEPOINT change; {change.statement}; RELEASE SAVEPOINT change")
             except psycopg2.Error as error:
-                if (error.pgcode or "")[:2] not in _NOT_HERE:
+                if (error.pgcode or "")[:2] not in _NOT_HERE or error.pgcode == _MADE_MEANWHILE:
                     raise
                 denied.append(change)
                 reasons.append(_cause(error))
@@ -302,8 +309,8 @@ class Session:
         try:
             [row] = self._execute(query, parameters, seconds)
             return read(*row)
-        except (TypeError, ValueError):
-            failure = read_answer("the server's answer is not to what was asked", self.credential)
+        except _MISFITS:
+            failure = read_answer(_MISFIT, self.credential)
         except (psycopg2.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.pgcode:
                 failure = errors.DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
@@ -323,9 +330,7 @@ class Session:
         return cursor.fetchall() if cursor.description else []
 
 
-def _read_change_failure(
-    error: psycopg2.Error | TimeoutError, credential: Credential, *, committing: bool
-) -> errors.DatabaseError:
+def _read_change_failure(error: Exception, credential: Credential, *, committing: bool) -> errors.DatabaseError:
     sqlstate, cause = getattr(error, "pgcode", None), _cause(error)
     if sqlstate in _READ_ONLY:
         return errors.DatabaseReadOnlyError(f"{name_login(credential)}: the server takes no changes ({cause}).")
@@ -339,10 +344,12 @@ def _read_change_failure(
     return errors.PasswordChangeError(what, sqlstate=sqlstate, hint=hint, in_doubt=in_doubt, lost=lost)
 
 
-def _cause(error: psycopg2.Error | TimeoutError) -> str:
+def _cause(error: Exception) -> str:
     """Return the server's primary message and SQLSTATE, never the statement, which holds the verifier."""
     if isinstance(error, TimeoutError):
         return f"no answer to a statement within {error} seconds"
+    if not isinstance(error, psycopg2.Error):
+        return _MISFIT
     if error.pgcode is None:
         return f"the session broke: {one_line(str(error))}"
     return f"{one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode}"

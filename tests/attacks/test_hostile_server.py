@@ -38,6 +38,7 @@ MOST_MB = 64
 # A login in a process of its own, which tells how it ended and how much more memory it has had at most.
 CHILD = """
 import json, re, sys, time
+from dataclasses import replace
 from pathlib import Path
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import Deadline
@@ -50,7 +51,9 @@ def most():  # of this program; getrusage counts what the process was before it
 before = most()
 try:
     database = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Deadline(time.monotonic() + float(sys.argv[4])))
-    database.log_in(login).close()
+    with database.log_in(login) as session:
+        if len(sys.argv) > 5:
+            session.change_password(replace(login, password="new"))
     ended = "let in"
 except DatabaseError as error:
     ended = f"{type(error).__name__}: {error.what}"
@@ -92,12 +95,33 @@ FLOODS = {
 }
 
 DONE = message(b"C", b"SELECT 1\0") + message(b"Z", b"I")
+
+
+def rows(columns: list[int], *found: list[bytes | None]) -> bytes:
+    """Answer with rows of columns of these types."""
+    described = b"".join(b"a\0" + struct.pack("!IHIhIh", 0, 0, kind, -1, 0xFFFFFFFF, 0) for kind in columns)
+    values = [
+        b"".join(struct.pack("!i", -1) if one is None else struct.pack("!i", len(one)) + one for one in row)
+        for row in found
+    ]
+    sent = b"".join(message(b"D", struct.pack("!H", len(columns)) + value) for value in values)
+    return message(b"T", struct.pack("!H", len(columns)) + described) + sent + DONE
+
+
+TEXT, INTEGER, BOOLEAN, TIME = 25, 23, 16, 1114
+WHO: list[bytes | None] = [b"app", b"app", b"1", b"f", b"f"]
+LOOKS_HONEST = rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], WHO)
 ANSWERS = {
     "a copy in both ways": message(b"W", b"\0\0\0"),
     "a copy that goes out": message(b"H", b"\0\0\0"),
     "no row": COLUMN + DONE,
     "nothing": message(b"I", b"") + message(b"Z", b"I"),
-    "one column": COLUMN + message(b"D", struct.pack("!HI", 1, 1) + b"x") + DONE,
+    "one column": rows([TEXT], [b"x"]),
+    "two rows": rows([TEXT] * 5, WHO, WHO),
+    "no number": rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], [*WHO[:2], b"abc", *WHO[3:]]),
+    "no UTF-8": rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], [b"\xff", *WHO[1:]]),
+    "an odd time": rows([TIME] * 5, [b"999999999999-01-01 00:00:00"] * 5),
+    "deep JSON": rows([TEXT, 3802, INTEGER, BOOLEAN, BOOLEAN], [b"app", b"[" * 9000 + b"]" * 9000, *WHO[2:]]),
 }
 
 
@@ -121,8 +145,14 @@ def server(talk: Callable[[socket.socket, bytes], None]) -> Iterator[int]:
         listening.shutdown(socket.SHUT_RDWR)
 
 
-def log_in(port: int, user: str = "app", password: str = "secret", seconds: float = 30) -> tuple[str, int]:  # noqa: S107
-    child = [sys.executable, "-c", CHILD, str(port), user, password, str(seconds)]
+def log_in(
+    port: int,
+    user: str = "app",
+    password: str = "secret",  # noqa: S107
+    seconds: float = 30,
+    *further: str,
+) -> tuple[str, int]:
+    child = [sys.executable, "-c", CHILD, str(port), user, password, str(seconds), *further]
     done = subprocess.run(child, capture_output=True, text=True, check=True, cwd=ROOT, timeout=60)
     ended, megabytes = json.loads(done.stdout)
     return ended, megabytes
@@ -193,6 +223,35 @@ class TestAFlood:
         ended, megabytes = log_in(there.port, there.superuser, there.password)
         assert ended == "let in"
         assert megabytes < MOST_MB
+
+
+class TestAVerifier:
+    """A server that lets the function in by md5 is asked for the form of the next password."""
+
+    @pytest.mark.parametrize(
+        ("first", "then"),
+        [
+            (LOOKS_HONEST, rows([TEXT], [None])),  # libpq would ask once more by itself, and wait without an end
+            (message(b"S", b"scram_iterations\x002147483647\0") + LOOKS_HONEST, rows([TEXT], [b"scram-sha-256"])),
+            (message(b"S", b"scram_iterations\0many\0") + LOOKS_HONEST, rows([TEXT], [b"scram-sha-256"])),
+            (LOOKS_HONEST, rows([TEXT, TEXT], [b"md5", b"md5"])),
+        ],
+        ids=["of no form", "of very many iterations", "of a word of iterations", "of two forms"],
+    )
+    def test_is_not_made_without_an_end(self, first: bytes, then: bytes) -> None:
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(ASKS_FOR_MD5)
+            connection.recv(65536)
+            connection.sendall(LETS_IN + READY)
+            for answer in (first, then):
+                connection.recv(65536)
+                connection.sendall(answer)
+            while connection.recv(65536):
+                pass
+
+        with server(talk) as port:
+            ended, _ = log_in(port, "app", "secret", 8, "change the password")
+        assert ended.startswith(("PasswordChangeError", "ConnectionFailedError")), ended
 
 
 class TestACertificateThatNeverEnds:
@@ -334,6 +393,50 @@ class TestALoginElsewhere:
         assert "is not shown to accept AWSCURRENT's password" in error.what
         assert victim.lets_in(victim.password)
         assert scene.look()["password change"]["code"] == "role-not-prepared"
+
+    @pytest.mark.parametrize("strategy", ["superuser", "alternating-users"])
+    @pytest.mark.parametrize("sslmode", ["require", "verify-ca"])
+    def test_with_less_tls_than_the_superuser_s_gives_none_at_the_same_address(
+        self,
+        sslmode: str,
+        strategy: str,
+        evil: PostgresServer,
+        set_scene: Callable[..., Scene],
+        postgres: PostgresServer,
+        make_role: Callable[..., Role],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> None:
+        """A certificate of a CA that is trusted can be had for another name: what is in between answers by it once."""
+        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+        diverted = [False] * 2  # createSecret logs in nowhere
+
+        def talk(connection: socket.socket, startup: bytes) -> None:
+            first = diverted[0] and not diverted[1]
+            diverted[1] |= first
+            with socket.create_connection(("127.0.0.1", (evil if first else postgres).port)) as real:
+                real.sendall(startup)
+                carry(connection, real)
+
+        with server(talk) as port:
+            scene = set_scene(postgres)
+            scene.rotate()
+            trusted = tmp_path / "trusted.pem"
+            trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
+            monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
+            before, victim = scene.secret.document(), make_role(postgres)
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, scene.superuser.name)
+            replace(scene, secret=scene.master).put({**scene.master.document(), "port": port, "sslmode": "verify-full"})
+            for user in (victim.name, f"{victim.name}_clone"):
+                evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
+            evil.use_hba("host all all all scram-sha-256")
+            theirs = {"username": victim.name, "password": "chosen-by-the-writer", "sslmode": sslmode}
+            scene.put({**before, "port": port, **theirs})
+            diverted[0] = True
+            error = scene.fail(errors.RoleNotPreparedError)
+        assert diverted[1]
+        assert "is not shown to accept AWSCURRENT's password" in error.what
+        assert victim.lets_in(victim.password)
 
 
 def carry(client: socket.socket, real: socket.socket) -> None:

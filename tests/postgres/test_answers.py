@@ -243,6 +243,13 @@ class TestUnknown:
         assert hint in read.hint
 
 
+def test_a_verifier_that_a_server_quotes_is_in_no_message() -> None:
+    for verifier in ("SCRAM-SHA-256$4096:c2FsdA==$a2V5:a2V5", "md5" + "0123456789abcdef" * 2):
+        quoted = answers.read_answer(f"FATAL:  ALTER ROLE x PASSWORD '{verifier}'", LOGIN)
+        assert verifier not in quoted.what
+        assert "PASSWORD '…'" in quoted.what
+
+
 class TestTls:
     """The name asked for, the certificate's names, issuer and end, the roots, and what to do."""
 

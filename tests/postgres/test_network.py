@@ -16,6 +16,7 @@ from rotation_lambda import clients, errors
 from rotation_lambda.credential import SslMode
 from rotation_lambda.deadline import Deadline
 from rotation_lambda.postgres import Postgres
+from rotation_lambda.postgres.login import CONNECT_TIMEOUT_S
 from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from tests.promises.test_crashes import GOODBYE, keeper, quick, server
@@ -182,6 +183,22 @@ class TestNobodyThere:
         with nobody() as port, pytest.raises(errors.DatabaseTimeoutError, match=told):
             Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon()).log_in(credential(line.world, port=port))
 
+    def test_is_asked_for_with_time_of_its_own_after_a_slow_look_up(
+        self, line: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A first name server that is dead costs 5 seconds, a login's whole time."""
+        clock, slept = time.monotonic, list[float]()
+        monkeypatch.setattr(time, "monotonic", lambda: clock() + sum(slept))
+
+        def look_up(_: Credential) -> list[str]:
+            slept.append(CONNECT_TIMEOUT_S)
+            return ["127.0.0.1"]
+
+        Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, Deadline.after(60_000), look_up).log_in(
+            credential(line.world)
+        ).close()
+        assert len(slept) == 1
+
     def test_is_not_said_where_the_look_up_took_the_time(self, line: Line) -> None:
         def look_up(_: Credential) -> list[str]:
             time.sleep(SHORT_S)
@@ -240,7 +257,7 @@ class TestSecretsManagerConnection:
                 secrets.describe_secret()
             assert clock.slept < 25
             connections = proxy.connections
-            with pytest.raises(errors.SecretsManagerError, match="so slow that the function's time is up"):
+            with pytest.raises(errors.SecretsManagerError, match="was not called: the function's time is up"):
                 secrets.describe_secret()
             assert proxy.connections == connections == 2
 

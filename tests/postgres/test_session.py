@@ -530,6 +530,19 @@ class TestSessionSettings:
         except errors.DatabaseError as failure:
             error = failure
         assert error is None or (name.partition("_")[0] in error.what and "RESET" in error.hint)
+        assert isinstance(error, errors.LoginNotAllowedError | None)  # for the password was right
+
+    def test_names_a_library_that_ends_every_session(self, role: Role) -> None:
+        role.alter("SET local_preload_libraries = 'nope'")
+        with pytest.raises(errors.LoginNotAllowedError, match="could not access file") as caught:
+            door(role.server).log_in(credential(role))
+        assert "RESET" in caught.value.hint
+
+    def test_runs_no_query_of_ours_through_a_compiler(self, role: Role) -> None:
+        """An owner of the database can have it compile each query for seconds."""
+        role.alter("SET jit_above_cost = 0")
+        with door(role.server).log_in(credential(role)) as session:
+            assert session._ask(str, "SHOW jit") == "off"
 
     @pytest.mark.parametrize(("iterations", "made"), [(1, 4096), (4096, 4096), (5000, 5000)])
     def test_makes_no_weaker_verifier_than_the_default(self, iterations: int, made: int, any_role: Role) -> None:

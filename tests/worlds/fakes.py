@@ -215,9 +215,8 @@ class FakeDatabase:
         """The password of each role, as it was committed."""
         return {**self.others, self.role: self.password}
 
-    def verifies(self, credential: Credential) -> bool:
-        """Tell whether the server proves who it is, as all do that are not told otherwise."""
-        return credential.sslmode not in {SslMode.DISABLE, SslMode.REQUIRE}
+    def sslmode_of(self, credential: Credential) -> SslMode:
+        return credential.sslmode or SslMode.VERIFY_FULL
 
     def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> FakeSession:
         self.effect("log in")

@@ -12,7 +12,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 from rotation_lambda import steps
-from rotation_lambda.credential import Credential
+from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import HOLD_S, REPORT_S
 from rotation_lambda.errors import DatabaseTimeoutError, PasswordChangeError, RotationError
 from rotation_lambda.event import Step
@@ -159,8 +159,8 @@ class Way:
     world: World
     me: Invocation
 
-    def verifies(self, credential: Credential) -> bool:
-        return self.world.server.verifies(credential)
+    def sslmode_of(self, credential: Credential) -> SslMode:
+        return self.world.server.sslmode_of(credential)
 
     def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> FakeSession:
         world, me = self.world, self.me
