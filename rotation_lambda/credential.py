@@ -167,25 +167,10 @@ class Credential:
     def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:
         """Read the JSON of a secret (AWS: "JSON structure of Secrets Manager secrets", PostgreSQL).
 
-        `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names the key and never quotes a
-        value of the secret's.
+        `defaults` are the keys that it may leave out. Raises InvalidSecretError, which names each key that is wrong and
+        never quotes a value of the secret's.
         """
-        values, faults = cls._read({**_DEFAULTS, **(defaults or {}), **_tidy(read_object(text))})
-        if faults:
-            raise faults[0]
-        return cls(**values, text=text)
-
-    @classmethod
-    def faults(cls, text: str) -> list[InvalidSecretError]:
-        """Return all that is wrong with the JSON of a secret, where parse() would raise the first of it."""
-        try:
-            return cls._read(_tidy(read_object(text)))[1]
-        except InvalidSecretError as error:
-            return [error]
-
-    @classmethod
-    def _read(cls, secret: _Document) -> tuple[dict[str, Any], list[InvalidSecretError]]:
-        """Return the fields that the secret has a key for, and all that is wrong with it."""
+        secret = {**_DEFAULTS, **(defaults or {}), **_tidy(read_object(text))}
         values, faults = dict[str, Any](), list[InvalidSecretError]()
         for one in fields(cls):
             for key in [key for key in one.metadata if key in secret or key in _REQUIRED]:
@@ -193,7 +178,9 @@ class Credential:
                     values[one.name] = one.metadata[key](secret, key)
                 except InvalidSecretError as fault:
                     faults.append(fault)
-        return values, faults
+        if faults:
+            raise InvalidSecretError(" ".join(fault.what for fault in faults), hint=faults[0].hint)
+        return cls(**values, text=text)
 
     @property
     def address(self) -> tuple[str, int]:

@@ -16,12 +16,6 @@ if TYPE_CHECKING:
 
     from rotation_lambda.deadline import Deadline
 
-_NOT_FOUND = {"DBInstanceNotFound", "DBInstanceNotFoundFault", "DBClusterNotFoundFault"}
-
-
-class _NotFoundError(Exception):
-    pass
-
 
 @dataclass(frozen=True, slots=True)
 class Server:
@@ -80,14 +74,16 @@ class Rds:
 
     def _ask(self, operation: str, identifier: str, describe: Callable[[], Server]) -> Server | None:
         """Make a call, repeated where that may help; None where RDS knows nothing of the name."""
+        gone = self.client.exceptions.DBInstanceNotFoundFault, self.client.exceptions.DBClusterNotFoundFault
+
+        def call() -> Server | None:
+            with suppress(*gone):
+                return describe()
+            return None
 
         def read(failure: clients.Failure) -> Exception:
-            if failure.code in _NOT_FOUND:
-                return _NotFoundError()
             if failure.code in clients.DENIED:
                 return AccessDeniedError(f"rds:{operation} on {identifier} was denied.")
             return RdsError(f"{operation} of {identifier} {failure.what}.", hint=failure.hint)
 
-        with suppress(_NotFoundError):
-            return clients.ask(describe, self.deadline, read)
-        return None
+        return clients.ask(call, self.deadline, read)

@@ -259,12 +259,8 @@ def is_same_function(one: str, other: str) -> bool:
 
 
 def _read(secrets: SecretsManager, version: str) -> Credential | errors.RotationError:
-    """Return the version's credential; for one that is none, an error that lists all that is wrong with it."""
+    """Return the version's credential, or why it is none."""
     try:
-        text = secrets.get_secret_value(version)
+        return Credential.parse(secrets.get_secret_value(version))
     except errors.RotationError as error:
         return error
-    faults = Credential.faults(text)
-    if not faults:
-        return Credential.parse(text)
-    return errors.InvalidSecretError(" ".join(fault.what for fault in faults), hint=faults[0].hint)
