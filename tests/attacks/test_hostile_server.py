@@ -253,6 +253,14 @@ class TestAVerifier:
             ended, _ = log_in(port, "app", "secret", 8, "change the password")
         assert ended.startswith(("PasswordChangeError", "ConnectionFailedError")), ended
 
+    def test_is_made_as_an_honest_server_wants_it(
+        self, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
+    ) -> None:
+        role = make_role(postgres_of(16))
+        ended, _ = log_in(role.server.port, role.name, role.password, 30, "change the password")
+        assert ended == "let in"
+        assert role.lets_in("new")
+
 
 class TestACertificateThatNeverEnds:
     """The look at a certificate, which explains a failed login, has its seconds for all of it."""
