@@ -48,9 +48,9 @@ class Description:
 class SecretsManager:
     """One secret in Secrets Manager.
 
-    A call whose failure may pass is repeated: a read a few times, a write until the deadline. Every method raises
-    SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what was sent, so
-    they never leave clients.ask(). `values` are those of versions that are known already.
+    A call whose failure may pass is repeated until the deadline, a read that gets no answer only a few times. Every
+    method raises SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what
+    was sent, so they never leave clients.ask(). `values` are those of versions that are known already.
     """
 
     client: SecretsManagerClient
