@@ -2,8 +2,9 @@
 
 import socket
 import time
-from dataclasses import replace
+from dataclasses import fields, replace
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import cache, partial
 from ipaddress import ip_address
 from math import log2
@@ -187,21 +188,13 @@ class SecretLook(Look):
         self.strategy = resolve(self.settings.strategy, current)
         self.user = KINDS[self.strategy].next_user(current)
         self.current = current
-        host, port = current.address
-        told = {
-            "host": current.host,
-            "port": current.port,
-            "dbname": ascii(current.dbname),
-            "username": ascii(current.username),
-            "sslmode": current.sslmode or "of PGSSLMODE",
-            "tlsServerName": current.tls_server_name,
-            "rotationHost": current.rotation_host and host,
-            "rotationPort": current.rotation_port and port,
-            "masterarn": current.masterarn,
-            "strategy": self.strategy,
-            "next user": self.user != current.username and ascii(self.user),
-        }
-        return Seen(", ".join(f"{key} {value}" for key, value in told.items() if value))
+        login = [one for one in fields(current) if one.compare and one.name != "password"]
+        told = {[*one.metadata][-1]: getattr(current, one.name) for one in login}
+        told |= {"strategy": self.strategy, "next user": self.user if self.user != current.username else None}
+        values = (
+            (key, value if isinstance(value, StrEnum | int) else ascii(value)) for key, value in told.items() if value
+        )
+        return Seen(", ".join(f"{key} {value}" for key, value in values))
 
     def check_copies(self) -> Seen:
         """Tell where else in the secret the password stands: what is renewed, or left alone, or stops a rotation."""
