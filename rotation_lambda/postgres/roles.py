@@ -25,6 +25,7 @@ _MAY = """({0}.rolsuper OR {0}.rolcreaterole AND NOT {1}.rolsuper AND %(version)
 # what it may ever come by, through ADMIN OPTION as well, against what `mine` has, in each way (INHERIT, SET, ADMIN). A
 # predefined role is a right like an attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives none.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
+# Settings that hold for a transaction alone do nothing for a role, and from 16 on no role gets rid of them by RESET.
 QUERY = f"""
 WITH RECURSIVE edge AS (
     SELECT member, roleid, grantor, admin_option, coalesce((to_jsonb(one) ->> 'set_option')::bool, true) AS sets,
@@ -44,7 +45,7 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
             WHERE rolname = value AND pg_has_role(it.oid, pg_roles.oid, %(set)s)) THEN value ELSE it.rolname END]
         FROM pg_db_role_setting LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS entry,
             split_part(entry, '=', 1) AS name, substr(entry, strpos(entry, '=') + 1) AS value
-        WHERE setrole = it.oid),
+        WHERE setrole = it.oid AND name !~ '^(seed|transaction_(deferrable|isolation|read_only))$'),
     ARRAY(SELECT ARRAY[rolname::text, (bool_or(inherits) AND bool_or(sets))::text]
         FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid

@@ -175,6 +175,25 @@ class TestStep:
         assert scene.settings(scene.clone) == {}
         assert scene.ask("SELECT current_user") == [(scene.role.name,)]
 
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("transaction_read_only", "on"), ("transaction_isolation", "read committed"), ("seed", "0.5")],
+    )
+    def test_a_setting_that_no_role_gets_rid_of_is_not_copied(
+        self, setting: str, value: str, every_scene: Scene
+    ) -> None:
+        """From 16 on RESET refuses it (0A000); a clone that has it already keeps it. It does nothing for a role."""
+        scene = every_scene
+        scene.role.alter("SET default_transaction_read_only = on")
+        scene.role.alter(f"SET {setting} = '{value}'")
+        scene.rotate()
+        assert scene.settings(scene.clone) == {"": ["default_transaction_read_only=on"]}
+        scene.query(f"ALTER ROLE {{}} SET {setting} = '{value}'", scene.clone)
+        scene.role.alter("RESET default_transaction_read_only")
+        scene.rotate()
+        scene.rotate()
+        assert scene.settings(scene.clone) == {"": [f"{setting}={value}"]}
+
     def test_the_role_that_the_original_starts_under(self, every_scene: Scene, make_role: Callable[..., Role]) -> None:
         scene = every_scene
         group, other = make_role(scene.server), make_role(scene.server)
