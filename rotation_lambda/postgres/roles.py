@@ -16,22 +16,29 @@ _NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
 _PER_MEMBERSHIP = 160000
 """From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it."""
 
+# Whether {0} has an ADMIN OPTION on {1} by which GRANT works: its own, or that of a role that it acts as (how: {2}).
+# pg_has_role goes through memberships without INHERIT and SET too, and so does ALTER ROLE, but not GRANT.
+_ADMIN = """({0}.rolsuper
+    OR EXISTS (SELECT FROM edge WHERE roleid = {1} AND admin_option AND pg_has_role({0}.oid, member, {2})))"""
 # Who may change a role's password, or come by its rights, without us: by attribute, ADMIN OPTION or SET ROLE.
-_MAY = """({0}.rolsuper OR {0}.rolcreaterole AND NOT {1}.rolsuper AND %(version)s < 160000
-    OR pg_has_role({0}.oid, {1}.oid, 'MEMBER WITH ADMIN OPTION') OR pg_has_role({0}.oid, {1}.oid, %(set)s))"""
+_MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "%(sound)s")} OR pg_has_role({{0}}.oid, {{1}}.oid, %(set)s)
+    OR {{0}}.rolcreaterole AND NOT {{1}}.rolsuper AND %(version)s < 160000)"""
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
 # what it may ever come by, through ADMIN OPTION as well, against what `mine` has, in each way (INHERIT, SET, ADMIN). A
-# predefined role is a right like an attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives none.
+# predefined role is a right like an attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives none,
+# but with CREATEROLE it is enough to alter whom that role administers.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
+# Settings that hold for a transaction alone do nothing for a role, and from 16 on no role gets rid of them by RESET.
 QUERY = f"""
 WITH RECURSIVE edge AS (
     SELECT member, roleid, grantor, admin_option, coalesce((to_jsonb(one) ->> 'set_option')::bool, true) AS sets,
         coalesce((to_jsonb(one) ->> 'inherit_option')::bool, true) AS inherits FROM pg_auth_members AS one
 ), reach AS (
     SELECT oid AS start, oid AS role FROM pg_roles WHERE rolname IN (%(current)s, %(other)s)
-    UNION SELECT start, roleid FROM reach JOIN edge ON member = role WHERE admin_option OR inherits OR sets
+    UNION SELECT start, roleid FROM reach JOIN edge ON member = role JOIN pg_roles ON oid = start
+        WHERE rolcreaterole OR admin_option OR inherits OR sets
 ), power AS (
     SELECT oid, name FROM pg_roles, LATERAL (VALUES ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole),
         ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls), ('CREATEDB', rolcreatedb),
@@ -44,15 +51,16 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
             WHERE rolname = value AND pg_has_role(it.oid, pg_roles.oid, %(set)s)) THEN value ELSE it.rolname END]
         FROM pg_db_role_setting LEFT JOIN pg_database ON pg_database.oid = setdatabase, unnest(setconfig) AS entry,
             split_part(entry, '=', 1) AS name, substr(entry, strpos(entry, '=') + 1) AS value
-        WHERE setrole = it.oid),
+        WHERE setrole = it.oid AND name !~ '^(seed|transaction_(deferrable|isolation|read_only))$'),
     ARRAY(SELECT ARRAY[rolname::text, (bool_or(inherits) AND bool_or(sets))::text]
         FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
         EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s) ORDER BY 1),
     ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
-        WHERE start = it.oid AND role <> start AND (NOT pg_has_role(mine.oid, role, %(sound)s) OR EXISTS (
-            SELECT FROM unnest(ARRAY['USAGE', %(set)s, 'MEMBER WITH ADMIN OPTION']) AS how
-            WHERE pg_has_role(it.oid, role, how) AND NOT pg_has_role(mine.oid, role, how))) ORDER BY 1),
+        WHERE start = it.oid AND role <> start AND NOT (pg_has_role(mine.oid, role, %(sound)s)
+            AND {_ADMIN.format("mine", "role", "%(sound)s")} >= pg_has_role(it.oid, role, 'MEMBER WITH ADMIN OPTION')
+            AND pg_has_role(mine.oid, role, 'USAGE') >= pg_has_role(it.oid, role, 'USAGE')
+            AND pg_has_role(mine.oid, role, %(set)s) >= pg_has_role(it.oid, role, %(set)s)) ORDER BY 1),
     pg_has_role(mine.oid, it.oid, %(set)s),
     EXISTS (SELECT FROM edge LEFT JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
         AND (inherits OR sets) AND (one.oid IS NULL OR {_MAY.format("one", "it")})),
@@ -60,13 +68,13 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
         WHERE roleid = it.oid AND member <> asking.oid AND NOT {_MAY.format("one", "mine")} ORDER BY 1),
     asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
+    asking.rolsuper OR asking.rolcreaterole, %(version)s < 160000 OR {_ADMIN.format("asking", "it.oid", "'USAGE'")},
     ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
         FROM used LEFT JOIN pg_database ON pg_database.oid = dbid WHERE refobjid = it.oid AND deptype = 'o'
             AND classid <> 'pg_default_acl'::regclass GROUP BY datname ORDER BY datname),
     EXISTS (SELECT FROM used WHERE refobjid = it.oid AND deptype = 'a'
         AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
     EXISTS (SELECT FROM used WHERE refobjid = it.oid), (SELECT count(*) FROM pg_stat_activity WHERE usesysid = it.oid),
-    asking.rolsuper OR asking.rolcreaterole,
     coalesce((SELECT rolname::text FROM (SELECT substr(entry, 6) AS value
             FROM pg_db_role_setting, unnest(setconfig) AS entry WHERE entry LIKE 'role=%%' AND setrole IN (0, it.oid)
                 AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = %(dbname)s))
@@ -137,8 +145,9 @@ class Role:
     and SET came with it. `further` are attributes and predefined roles, and `beyond` roles, that this one can come by
     and `mine` has not; `below` says that `mine` may become it by SET ROLE. `vouched` says that it was made a member of
     `mine` by who may alter it, and `strangers` are members of it that have no say over `mine`. `administered` says that
-    the superuser may alter the role, `creates` that it may alter any. `owns` counts objects by database; `is_used` says
-    that anything in the server refers to the role. `runs_as` is what it runs as in the secret's database.
+    the superuser may alter the role, `creates` that it may alter any, and `grantable` that it may also make others
+    members of the role. `owns` counts objects by database; `is_used` says that anything in the server refers to the
+    role. `runs_as` is what it runs as in the secret's database.
     """
 
     name: str
@@ -155,11 +164,12 @@ class Role:
     vouched: bool = False
     strangers: list[str] = field(default_factory=list)
     administered: bool = True
+    creates: bool = True
+    grantable: bool = True
     owns: list[str] = field(default_factory=list)
     is_grantee: bool = False
     is_used: bool = False
     sessions: int = 0
-    creates: bool = True
     runs_as: str = ""
 
     @property
@@ -168,8 +178,7 @@ class Role:
         return bool(self.owns or self.is_grantee or self.beyond)
 
 
-@dataclass(frozen=True, slots=True)
-class Roles:
+class Roles(NamedTuple):
     """What QUERY found, by name; the superuser who asked, and the server's version."""
 
     found: Mapping[str, Role]
@@ -194,8 +203,7 @@ def read_roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:
     return {role["name"]: Role(**role) for role in roles}
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(NamedTuple):
     """What comes before the change of a password, in the same transaction; and what a DBA should know."""
 
     changes: list[Change]
@@ -221,22 +229,23 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
             "docs/runbook.md#change-the-secret shows.",
         )
     superuser = quote_name(roles.superuser) if trust.pinned else "SUPERUSER"
-    new = other or Role(pending.username)
-    changes = [*_bring_into_step(mine, new, current.dbname, trust.runs_as, roles.version)] if is_clone else []
-    if is_clone and not other:
-        changes.insert(0, _create(quote_name(pending.username), superuser, roles.version))
+    changes = [] if other else [_create(quote_name(pending.username), superuser, roles.version)]
+    if is_clone:
+        changes += _bring_into_step(mine, other or Role(pending.username), current.dbname, trust.runs_as, roles.version)
+    granted = mine if any(change.statement.startswith("GRANT ") for change in changes) else None
     _check_ours(mine, "is not shown to accept AWSCURRENT's password", trust)
     if other and other.name != mine.name:
         _check_ours(other, _doubt(mine, other, current, is_clone=is_clone), trust)
         strangers = ", ".join(map(ascii, other.strangers))
-        if strangers and any(change.statement.startswith("GRANT ") for change in changes):
+        if strangers and granted:
             raise RoleNotPreparedError(
                 f"User {other.name!a} would share the rights of {mine.name!a} with its own members: {strangers}.",
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
-    _check_may_alter([role for role in (mine if is_clone else None, other) if role], roles.superuser, superuser)
+    altered = [role for role in (mine if is_clone else None, other) if role]
+    _check_may_alter(altered, granted, roles.superuser, superuser)
     clone = other if is_clone else mine if pending.username == current.original != current.username else None
-    return Plan(changes, list(_notes(mine, other, clone, trust.runs_as)))
+    return Plan(changes, list(_notes(mine, other, clone, current.original, trust.runs_as)))
 
 
 def _check_ours(role: Role, doubt: str, trust: Trust) -> None:
@@ -336,26 +345,29 @@ def _set(alter: str, setting: str, value: str) -> Change:
     return Change(f"{alter} SET {_quote_setting(setting)} TO {', '.join(map(quote_literal, values))}")
 
 
-def _check_may_alter(roles: list[Role], superuser: str, quoted: str) -> None:
-    """Return where the superuser may alter the roles: by CREATEROLE, and from PostgreSQL 16 on ADMIN OPTION as well."""
+def _check_may_alter(roles: list[Role], granted: Role | None, superuser: str, quoted: str) -> None:
+    """Return where the superuser may alter the roles, and grant the one that is to be granted.
+
+    It takes CREATEROLE, and from PostgreSQL 16 on ADMIN OPTION as well.
+    """
     if far := [role for role in roles if "SUPERUSER" in role.attributes and not role.administered]:
         raise RoleNotPreparedError(
             f"{', '.join(ascii(role.name) for role in far)} has SUPERUSER, and the superuser {superuser!a} has not.",
             hint="Rotate it as single-user: remove `masterarn`, as docs/runbook.md#change-the-secret shows. "
             "PostgreSQL lets no other user alter such a role.",
         )
+    lacking = [role for role in roles if not role.administered or (role is granted and not role.grantable)]
     missing = [] if all(role.creates for role in roles) else [f"ALTER ROLE {quoted} CREATEROLE;"]
-    missing += [
-        f"GRANT {quote_name(role.name)} TO {quoted} WITH ADMIN OPTION;" for role in roles if not role.administered
-    ]
+    missing += [f"GRANT {quote_name(role.name)} TO {quoted} WITH ADMIN OPTION;" for role in lacking]
     if missing:
+        deed = "grant" if all(role.administered for role in roles) else "alter"
         raise RoleNotPreparedError(
-            f"The superuser {superuser!a} may not alter {', '.join(ascii(role.name) for role in roles)}.",
+            f"The superuser {superuser!a} may not {deed} {', '.join(ascii(role.name) for role in lacking or roles)}.",
             hint=f"Run as a role that may: {' '.join(missing)}",
         )
 
 
-def _notes(mine: Role, other: Role | None, clone: Role | None, runs_as: str | None) -> Iterator[str]:
+def _notes(mine: Role, other: Role | None, clone: Role | None, original: str, runs_as: str | None) -> Iterator[str]:
     if other and other.name != mine.name:
         if other.sessions:
             yield (
@@ -372,10 +384,9 @@ def _notes(mine: Role, other: Role | None, clone: Role | None, runs_as: str | No
                 "for both, or what one of them creates is not the other's."
             )
     if clone and clone.owns:
-        original = mine if mine is not clone else other
         yield (
             f"Role {clone.name!a} owns objects, by database: {', '.join(clone.owns)}. Run in each of them: REASSIGN "
-            f"OWNED BY {quote_name(clone.name)} TO {quote_name(original.name if original else '')};"
+            f"OWNED BY {quote_name(clone.name)} TO {quote_name(original)};"
         )
     elif clone and clone.keeps_to_itself:
         yield (

@@ -183,6 +183,37 @@ class TestAnotherTeamsUser:
         scene.fail(errors.RoleNotPreparedError)
         assert victim.lets_in(victim.password)
 
+    @pytest.mark.parametrize("version", SINCE_16)
+    @pytest.mark.parametrize(
+        ("how", "is_one"), [("INHERIT FALSE, SET FALSE", False), ("INHERIT TRUE, SET FALSE", True)]
+    )
+    def test_keeps_it_though_he_is_a_member_of_its_administrators_to_no_effect(
+        self,
+        how: str,
+        *,
+        is_one: bool,
+        version: int,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: MakeRole,
+    ) -> None:
+        """By a membership without INHERIT and SET nothing can be granted: the control is one by which he may."""
+        scene = set_scene(postgres_of(version))
+        victim = self.victim(scene, make_role)
+        group, owner = make_role(scene.server), User(scene, make_role(scene.server))
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, group.name)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, owner.name)
+        scene.query(f"GRANT {{}} TO {{}} WITH {how}", group.name, owner.name)
+        owner.run('GRANT "{app}" TO "{clone}"')
+        if is_one:
+            owner.run('GRANT "{clone}" TO "{me}"')
+            scene.rotate()
+        else:
+            with pytest.raises(psycopg2.errors.InternalError_, match="no possible grantors"):
+                owner.run('GRANT "{clone}" TO "{me}"')
+            scene.fail(errors.RoleNotPreparedError)
+        assert victim.lets_in(victim.password) is not is_one
+
     @pytest.mark.parametrize("by", ["the tag", "who administers both"])
     def test_is_an_honest_clone_where_an_administrator_says_so(
         self, by: str, every_scene: Scene, make_role: MakeRole

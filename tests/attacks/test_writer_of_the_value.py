@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors
-from tests.worlds.scenes import Scene, every_scene, lets_in, scene, set_scene
+from tests.worlds.scenes import Scene, every_scene, lets_in, run, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -143,6 +143,33 @@ def become(scene: Scene, victim: Role) -> None:
     scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE", boss, victim.name)
 
 
+def administer_what_ours_administers_in_vain(scene: Scene, victim: Role) -> None:
+    """Ours is a member of who administers the third user, but by a membership by which nothing can be granted."""
+    administer(scene, victim)
+    if scene.server.version >= 16:
+        boss, far = f"middle_{victim.name}", f"far_{victim.name}"
+        scene.query("CREATE ROLE {}", far)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", boss, far)
+        scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET TRUE", boss, scene.role.name)
+        scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", far, scene.role.name)
+
+
+def alter_who_ours_may_not(scene: Scene, victim: Role) -> None:
+    """Both have CREATEROLE; with it any membership of who administers a third user is enough to set its password."""
+    if scene.server.version < 16:
+        administer(scene, victim)
+        return
+    boss, far = f"middle_{victim.name}", f"far_{victim.name}"
+    for role in (boss, far):
+        scene.query("CREATE ROLE {}", role)
+    for user in (scene.role, victim):
+        user.alter("CREATEROLE")
+    scene.query("GRANT {} TO {} WITH ADMIN OPTION", boss, far)
+    scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", far, victim.name)
+    with closing(scene.server.connect(victim.name, victim.password)) as connection:
+        run(connection, f"ALTER ROLE {boss} PASSWORD 'known'")
+
+
 class TestAnotherOfTwoUsers:
     """`usernames`: the value alone says who the other one is."""
 
@@ -154,7 +181,11 @@ class TestAnotherOfTwoUsers:
         return scene, victim
 
     @pytest.mark.parametrize(
-        "has", [own, be_granted, connect, be_a_member, be_a_member_of_a_member, administer, become]
+        "has",
+        [
+            *(own, be_granted, connect, be_a_member, be_a_member_of_a_member),
+            *(administer, administer_what_ours_administers_in_vain, alter_who_ours_may_not, become),
+        ],
     )
     def test_is_left_alone_where_it_has_what_ours_has_not(
         self, has: Callable[[Scene, Role], None], pair: tuple[Scene, Role]
@@ -202,10 +233,30 @@ class TestAnotherOfTwoUsers:
         finally:
             scene.query("DROP TABLE {}", f"t_{other.name}")
 
+    @pytest.mark.parametrize("how", ["INHERIT TRUE, SET FALSE", "INHERIT FALSE, SET TRUE"])
+    def test_takes_honest_turns_where_both_administer_by_the_same_group(
+        self, how: str, pair: tuple[Scene, Role]
+    ) -> None:
+        """By either a member can grant what the group can, by SET ROLE where it does not inherit."""
+        scene, other = pair
+        boss, group = f"boss_{other.name}", f"group_{other.name}"
+        for role in (boss, group):
+            scene.query("CREATE ROLE {}", role)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", boss, group)
+        for user in (scene.role.name, other.name):
+            scene.query("GRANT {} TO {}" + (f" WITH {how}" if scene.server.version >= 16 else ""), group, user)
+        try:
+            for user in (other.name, scene.role.name):
+                assert scene.rotate()["username"] == user
+        finally:
+            for role in (group, boss):
+                scene.query("DROP ROLE {}", role)
+
     def test_takes_honest_turns_where_it_has_what_ours_has_too(self, pair: tuple[Scene, Role]) -> None:
         scene, other = pair
-        for name in (scene.role.name, other.name):
-            scene.query("GRANT pg_monitor TO {}", name)
+        for role in (scene.role, other):
+            role.alter("CREATEROLE")
+            scene.query("GRANT pg_monitor TO {}", role.name)
         for user in (other.name, scene.role.name):
             assert scene.rotate()["username"] == user
 

@@ -545,6 +545,18 @@ class TestSuperuserWhoMayNotAlter:
         error = refusal(replace(APP, creates=False), replace(IN_STEP, creates=False))
         assert error.hint == 'Run as a role that may: ALTER ROLE "master" CREATEROLE;'
 
+    @pytest.mark.parametrize("clone", [None, CLONE])
+    def test_but_not_grant_the_original_to_its_clone(self, clone: roles.Role | None) -> None:
+        error = refusal(*filter(None, (replace(APP, grantable=False), clone)))
+        assert error.what == "The superuser 'master' may not grant 'app'."
+        assert error.hint == 'Run as a role that may: GRANT "app" TO "master" WITH ADMIN OPTION;'
+
+    def test_and_need_not_grant_what_is_granted(self) -> None:
+        mine = replace(APP, grantable=False, below=True)
+        assert plan(mine, replace(IN_STEP, grantable=False)).changes == []
+        assert plan(mine, replace(IN_STEP, grantable=False), current="app_clone", pending="app").changes == []
+        assert plan(mine, pending="app").changes == []
+
     def test_is_not_named_where_only_the_secret_names_it(self) -> None:
         error = refusal(replace(APP, administered=False, creates=False), pinned=False)
         assert error.hint == (
@@ -624,7 +636,8 @@ class TestReading:
             *("app", ["CREATEROLE"], True, True, -1, "infinity"),
             [["", "search_path", "a, b"], ["shop", "role", "x=y"]],
             [["readers", "true"], ["writers", "false"]],
-            *(["pg_monitor"], ["beyond"], True, True, ["mallory"], False, ["shop (3)"], True, True, 2, False, "owner"),
+            *(["pg_monitor"], ["beyond"], True, True, ["mallory"], False, False, False),
+            *(["shop (3)"], True, True, 2, "owner"),
         )
         assert roles.read_roles([row]) == {
             "app": roles.Role(
@@ -639,11 +652,12 @@ class TestReading:
                 vouched=True,
                 strangers=["mallory"],
                 administered=False,
+                creates=False,
+                grantable=False,
                 owns=["shop (3)"],
                 is_grantee=True,
                 is_used=True,
                 sessions=2,
-                creates=False,
                 runs_as="owner",
             )
         }

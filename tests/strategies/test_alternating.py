@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors
-from tests.worlds.scenes import Scene, database, every_scene, lets_in, scene, set_scene, statements_in
+from tests.worlds.scenes import VERSIONS, Scene, database, every_scene, lets_in, scene, set_scene, statements_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tests.conftest import Role
 
 __all__ = ["every_scene", "scene", "set_scene"]
+
+SINCE_16 = [version for version in VERSIONS if version >= 16]
 
 CALLS = [
     *("DescribeSecret", "GetSecretValue", "GetSecretValue", "GetRandomPassword", "PutSecretValue"),
@@ -175,6 +177,25 @@ class TestStep:
         assert scene.settings(scene.clone) == {}
         assert scene.ask("SELECT current_user") == [(scene.role.name,)]
 
+    @pytest.mark.parametrize(
+        ("setting", "value"),
+        [("transaction_read_only", "on"), ("transaction_isolation", "read committed"), ("seed", "0.5")],
+    )
+    def test_a_setting_that_no_role_gets_rid_of_is_not_copied(
+        self, setting: str, value: str, every_scene: Scene
+    ) -> None:
+        """From 16 on RESET refuses it (0A000); a clone that has it already keeps it. It does nothing for a role."""
+        scene = every_scene
+        scene.role.alter("SET default_transaction_read_only = on")
+        scene.role.alter(f"SET {setting} = '{value}'")
+        scene.rotate()
+        assert scene.settings(scene.clone) == {"": ["default_transaction_read_only=on"]}
+        scene.query(f"ALTER ROLE {{}} SET {setting} = '{value}'", scene.clone)
+        scene.role.alter("RESET default_transaction_read_only")
+        scene.rotate()
+        scene.rotate()
+        assert scene.settings(scene.clone) == {"": [f"{setting}={value}"]}
+
     def test_the_role_that_the_original_starts_under(self, every_scene: Scene, make_role: Callable[..., Role]) -> None:
         scene = every_scene
         group, other = make_role(scene.server), make_role(scene.server)
@@ -230,6 +251,27 @@ class TestWhatTheSuperuserMayNot:
         scene.query("REVOKE {} FROM {}", scene.role.name, scene.superuser.name)
         grant = f'GRANT "{scene.role.name}" TO "{scene.superuser.name}" WITH ADMIN OPTION;'
         self.check(scene, grant)
+
+    @pytest.mark.parametrize("how", ["INHERIT FALSE, SET FALSE", "INHERIT FALSE, SET TRUE", "INHERIT TRUE, SET FALSE"])
+    @pytest.mark.parametrize("version", SINCE_16)
+    def test_grant_the_original(
+        self,
+        version: int,
+        how: str,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: Callable[..., Role],
+    ) -> None:
+        """GRANT takes an ADMIN OPTION whose owner's rights the superuser inherits; ALTER ROLE does with any."""
+        scene = set_scene(postgres_of(version))
+        group = make_role(scene.server)
+        scene.query("REVOKE {} FROM {}", scene.role.name, scene.superuser.name)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, group.name)
+        scene.query(f"GRANT {{}} TO {{}} WITH {how}", group.name, scene.superuser.name)
+        if how.startswith("INHERIT FALSE"):
+            self.check(scene, f'GRANT "{scene.role.name}" TO "{scene.superuser.name}" WITH ADMIN OPTION;')
+        for _ in range(2):
+            scene.rotate()
 
     def test_alter_a_clone_that_another_master_made(self, every_scene: Scene) -> None:
         scene = every_scene

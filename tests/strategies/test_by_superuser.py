@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local.servers.postgres import PostgresServer
+    from tests.conftest import Role
 
 __all__ = ["every_scene", "scene", "set_scene"]
 
@@ -112,6 +113,17 @@ class TestRotation:
         assert lets_in(scene, scene.role.document)
         assert f'ALTER ROLE "{scene.superuser.name}" CREATEROLE;' in scene.follow(error)
         scene.take(token)
+
+    def test_needs_no_more_than_alter_role_does(self, every_scene: Scene, make_role: Callable[..., Role]) -> None:
+        """An ADMIN OPTION by which the superuser could grant nothing: ALTER ROLE takes it."""
+        scene = every_scene
+        if scene.server.version >= 16:
+            group = make_role(scene.server)
+            scene.query("REVOKE {} FROM {}", scene.role.name, scene.superuser.name)
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, group.name)
+            scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", group.name, scene.superuser.name)
+        scene.rotate()
+        assert lets_in(scene, scene.secret.document())
 
     def test_names_a_role_that_is_not_there(self, scene: Scene) -> None:
         scene.put({**scene.secret.document(), "username": "nobody"})
