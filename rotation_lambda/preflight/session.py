@@ -43,7 +43,7 @@ class SessionLook(DatabaseLook):
         seen = "may log in" + (", is a superuser" if survey.superuser else "")
         if survey.valid_until is None:
             return Seen(f"{seen}, without an end")
-        days = survey.days_left or 0.0
+        days = float(survey.days_left or 0)
         seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
         action = "`ALTER ROLE … VALID UNTIL 'infinity'`, or a later date: a rotation does not move it."
         return Seen(seen, action if days < _SOON_DAYS else "", measured={"DaysUntilExpiry": days})

@@ -458,7 +458,7 @@ class TestSecret:
 
 SURVEY = Survey(
     version="17.5",
-    clock=0.0,
+    clock=0,
     superuser=False,
     createrole=False,
     valid_until=None,
@@ -501,7 +501,7 @@ class Inside:
         self.close()
 
     def survey(self) -> Survey:
-        return replace(self.seen, clock=time.time())
+        return replace(self.seen, clock=round(time.time()))
 
     def close(self) -> None:
         self.is_open = False
@@ -621,6 +621,18 @@ class TestSurvey:
         assert seen.password_commands_restricted
         assert seen.settings["password_encryption"] == "scram-sha-256"
         assert not seen.superuser
+
+    @pytest.mark.parametrize("digits", [-15, 3])
+    def test_reads_the_time_whatever_the_users_settings_are(
+        self, digits: int, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        """Of floating-point numbers extra_float_digits leaves one digit (PostgreSQL 19.11.2)."""
+        role = make_role(postgres, options="VALID UNTIL '2100-01-01'")
+        role.alter(f"SET extra_float_digits = {digits}")
+        with door(postgres).log_in(login(role)) as session:
+            seen = session.survey()
+        assert secret_checks.compare_clock(seen.clock, "theirs").status is None
+        assert seen.days_left == (datetime(2100, 1, 1, tzinfo=UTC) - datetime.now(UTC)).days
 
     @pytest.mark.parametrize("until", ["infinity", None])
     def test_takes_no_end_for_none(
