@@ -36,10 +36,14 @@ REFUSED = re.compile(
 )
 PASSES = re.compile(
     r"failed: (?:Connection refused|Connection reset|Connection timed out|timeout expired|server closed the connection"
-    r"|No route to host|Network is unreachable|FATAL:  the database system is |FATAL:  sorry, too many clients"
-    r"|FATAL:  terminating connection due to |FATAL:  no pg_hba\.conf entry for (?!.*no encryption))"
-    r"|connection timeout expired"
+    r"|No route to host|Network is unreachable|could not (?:receive|send) |SSL SYSCALL error: "
+    r"|SSL error: unexpected eof|FATAL:  the database system is "
+    r"|FATAL:  sorry, too many clients|FATAL:  canceling authentication due to timeout"
+    r"|FATAL:  terminating connection due to (?!idle-|transaction)"
+    r"|FATAL:  (?:no pg_hba\.conf entry|pg_hba\.conf rejects connection) for (?!.*no encryption))"
+    r"|connection timeout expired|DNS does not answer"
 )
+UNKNOWN_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", None)}  # of all answers of DNS these stay
 SSL = {"true": "verify-full", "false": "disable", "": "verify-full"}
 MODES = {"disable", "require", "verify-ca", "verify-full"}  # allow and prefer would downgrade
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -87,9 +91,9 @@ class Database:
         """Return a new session, which the caller closes.
 
         A refused password leads to AWSCURRENT read afresh; to AWSPENDING, which the database accepts between setSecret
-        and finishSecret; and to both again, for DEADLINE_S. A server that is not ready is asked again for WAIT_S.
-        Everything else is raised at once: the driver's OperationalError, GetParameterError of Secrets Manager, OSError
-        of DNS, ValueError of a secret that holds no credentials.
+        and finishSecret; and to both again, for DEADLINE_S. A server that is not ready, and a DNS that does not answer,
+        are asked again for WAIT_S. Everything else is raised at once: the driver's OperationalError, also for a host
+        that DNS does not know, GetParameterError of Secrets Manager, ValueError of a secret that holds no credentials.
         """
         pause, began = 0.1, time.monotonic()
         while True:
@@ -97,9 +101,9 @@ class Database:
             login: dict[str, Any] | None = self._known_login()
             while login:
                 try:
-                    return self._log_in(login, parameters)
+                    return self._log_in(login, parameters, began + WAIT_S - time.monotonic())
                 except self.driver.OperationalError as error:
-                    failure = type(error)(*error.args)  # psycopg's own exception has the password in it
+                    failure = error
                 if not is_refused(failure):
                     break
                 refused.append(login)
@@ -153,17 +157,33 @@ class Database:
             return login_of(secret)
         raise ValueError(f"{label} of {self._secret_id} is not the JSON of a database's credentials.")
 
-    def _log_in(self, login: dict[str, Any], parameters: dict[str, object]) -> Any:
-        safe = {"require_auth": "scram-sha-256,md5", "connect_timeout": 5}
+    def _log_in(self, login: dict[str, Any], parameters: dict[str, object], left: float = WAIT_S) -> Any:
+        """Try one address of the host after the other; each gets its share of the seconds that are left."""
+        safe = {"require_auth": "scram-sha-256,md5"}
         roots = {"sslrootcert": os.environ.get("PGSSLROOTCERT") or RDS_BUNDLE}
         secret = {key: login[key] for key in ("dbname", "sslmode")}
         everything: dict[str, Any] = {**safe, **roots, **secret, **self._parameters, **parameters}
-        everything |= {key: login[key] for key in ("host", "port", "user", "password")}
-        if "name" in login:  # tlsServerName: the certificate has this name, and DNS knows the host by another
+        everything |= {key: login[key] for key in ("port", "user", "password")}
+        everything["host"] = login.get("name", login["host"])  # tlsServerName: the name in the certificate
+        end, addresses = time.monotonic() + left, self._look_up(login)
+        for number, address in enumerate(addresses):
+            share = (end - time.monotonic()) / (len(addresses) - number)
+            seconds = {"connect_timeout": max(2, min(5, int(share)))}  # libpq knows no less than 2
+            try:
+                return self.driver.connect(**{**seconds, **everything, "hostaddr": address})
+            except self.driver.OperationalError as error:
+                failure = type(error)(*error.args)  # psycopg's own exception has the password in it
+            if time.monotonic() >= end or not PASSES.search(str(failure)):
+                break
+        raise failure
+
+    def _look_up(self, login: dict[str, Any]) -> list[str]:
+        try:
             found = socket.getaddrinfo(login["host"], login["port"], type=socket.SOCK_STREAM)
-            addresses = [str(one[4][0]) for one in found]
-            everything |= {"hostaddr": ",".join(addresses), "host": ",".join([login["name"]] * len(addresses))}
-        return self.driver.connect(**everything)
+        except socket.gaierror as error:
+            told = "does not know" if error.errno in UNKNOWN_HOST else "does not answer for"
+            raise self.driver.OperationalError(f"DNS {told} {login['host']}: {error.strerror}") from None
+        return list(dict.fromkeys(str(one[4][0]) for one in found))
 
 
 def is_refused(error: Exception) -> bool:

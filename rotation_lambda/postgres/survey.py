@@ -15,9 +15,9 @@ _SETTINGS = (
     "scram_iterations",
 )
 QUERY = """
-SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::float8, rolsuper, rolcreaterole,
+SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::bigint, rolsuper, rolcreaterole,
     nullif(rolvaliduntil, 'infinity')::timestamp(0)::text,
-    floor(extract(epoch FROM nullif(rolvaliduntil, 'infinity') - clock_timestamp()) / 86400)::float8,
+    floor(extract(epoch FROM nullif(rolvaliduntil, 'infinity') - clock_timestamp()) / 86400)::bigint,
     nullif(rolconnlimit, -1),
     (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user),
     (SELECT count(*) FROM pg_stat_activity
@@ -39,15 +39,16 @@ class Survey:
     """One row: the columns of QUERY, in their order. None stands for no limit and no end.
 
     `clock` is in seconds since 1970 by the server's clock, `valid_until` in UTC and as PostgreSQL writes it: a date
-    past 9999 is none of Python's. `settings` are what the session began with.
+    past 9999 is none of Python's. Numbers are whole: of others a user's extra_float_digits leaves one digit. `settings`
+    are what the session began with.
     """
 
     version: str
-    clock: float
+    clock: int
     superuser: bool
     createrole: bool
     valid_until: str | None
-    days_left: float | None
+    days_left: int | None
     connection_limit: int | None
     connections: int
     other_rotations: int

@@ -6,24 +6,29 @@ tried, of labelled ones only, and none more than needed: some servers lock a rol
 
 import socket
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import RESERVE_S
 from rotation_lambda.postgres import Postgres, Session, tls
 from rotation_lambda.postgres.answers import name_login
+from rotation_lambda.postgres.login import CONNECT_TIMEOUT_S
 from rotation_lambda.postgres.session import SCRAM
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S, SecretLook
 from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
 
+_Answer = TypeVar("_Answer")
+
 SLOW_MS = 5000  # the server did not answer at the first try: a login takes 5 seconds at most
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
 _MUCH_CPU_S = 0.5  # libpq computes a verifier's iterations without an end; 1,000,000 take about as long
+_COSTLY = "Set scram_iterations = 4096 for the user, and its password again: its SCRAM verifier has many iterations."
 _CURRENT, _PENDING, _PREVIOUS = StagingLabel
 _VERDICTS = errors.LoginRefusedError, errors.LoginNotAllowedError
 _REASONS = {
@@ -62,16 +67,37 @@ class DatabaseLook(SecretLook):
     def check_dns(self) -> Seen:
         """Look up the host."""
         self.began = time.monotonic()
-        self.addresses = self.database.look_up(self.current)
+        self.deadline.check(RESERVE_S, f"{name_login(self.current)}: no time is left to look up the host.")
+        self.addresses = self.deadline.wait_for(partial(self.database.look_up, self.current), RESERVE_S)
         return Seen(f"{self.current.address[0]} is {', '.join(self.addresses)}")
 
     def check_tcp(self) -> Seen:
         """Find an address that lets itself be reached."""
-        port, ask = self.current.address[1], partial(_reach, self.addresses, self.current)
-        reached, failed = self.database.deadline.wait_for(ask, RESERVE_S)
+        port, (reached, failed) = self.current.address[1], self.deadline.wait_for(self._reach, RESERVE_S)
         self.address = next(iter(reached))
         seen = "; ".join([*(f"{address} port {port} in {ms:.0f} ms" for address, ms in reached.items()), *failed])
         return Seen(seen, "Remove from DNS what does not answer: every login waits for it." if failed else "")
+
+    def _reach(self) -> tuple[dict[str, float], list[str]]:
+        """Return which addresses let themselves be reached, in how many milliseconds, and what is told of the others.
+
+        All of them take REACH_TIMEOUT_S at most: as in a login, each gets its share of the time that is left.
+        """
+        port, reached, failed = self.current.address[1], {}, []
+        end = time.monotonic() + min(REACH_TIMEOUT_S, self.deadline.left(RESERVE_S))
+        for number, address in enumerate(self.addresses):
+            began = time.monotonic()
+            seconds = max(0.001, (end - began) / (len(self.addresses) - number))  # 0 would be no wait at all
+            try:
+                socket.create_connection((address, port), timeout=seconds).close()
+            except OSError as error:
+                failed.append(f"{address} port {port}: {error.strerror or 'no answer'}")
+                kind = errors.DatabaseTimeoutError if isinstance(error, TimeoutError) else errors.ConnectionFailedError
+            else:
+                reached[address] = 1000 * (time.monotonic() - began)
+        if not reached:
+            raise kind(f"{name_login(self.current)}: TCP fails: {'; '.join(failed)}.")
+        return reached, failed
 
     def check_tls(self) -> Seen:
         """Log in: libpq is the judge, by its answer; the ssl module is the witness of what the certificate says."""
@@ -103,6 +129,17 @@ class DatabaseLook(SecretLook):
             action += "RDS does so by itself where the CA is rsa2048-g1 or newer."
         seen = f"{certificate.protocol}, {sslmode}: asked for {name}, {certificate}, {days} days left"
         return Seen(seen, action, measured={"DaysUntilExpiry": float(days)})
+
+    def ask(self, door: Session, question: Callable[[Session], _Answer]) -> _Answer:
+        """Ask in the session, which ends with that; where it is cut in between, in a new one, as a rotation does."""
+        opened, scram_only = [door], door.authentication == SCRAM
+        log_in_again = partial(self.database.log_in, door.credential, scram_only=scram_only, reserve=RESERVE_S)
+
+        def once() -> _Answer:
+            with opened.pop() if opened else log_in_again() as session:
+                return question(session)
+
+        return self.deadline.wait_for(once, RESERVE_S, passes=lambda error: error.unknown or error.lost)
 
     def check_authentication(self) -> Seen:
         """Tell how the server asks for the password."""
@@ -198,26 +235,19 @@ class DatabaseLook(SecretLook):
         return Seen("is let in", status=Status.WARNING)
 
 
-def _reach(addresses: list[str], current: Credential) -> tuple[dict[str, float], list[str]]:
-    """Return which addresses let themselves be reached, in how many milliseconds, and what is told of the others."""
-    port, reached, failed = current.address[1], {}, []
-    for address in addresses:
-        began = time.monotonic()
-        try:
-            socket.create_connection((address, port), timeout=REACH_TIMEOUT_S).close()
-        except OSError as error:
-            failed.append(f"{address} port {port}: {error.strerror or 'no answer'}")
-            kind = errors.DatabaseTimeoutError if isinstance(error, TimeoutError) else errors.ConnectionFailedError
-        else:
-            reached[address] = 1000 * (time.monotonic() - began)
-    if not reached:
-        raise kind(f"{name_login(current)}: TCP fails: {'; '.join(failed)}.")
-    return reached, failed
-
-
 def log_in(database: Postgres, credential: Credential, *, scram_only: bool = False) -> Session | errors.DatabaseError:
     """Return a session, or what stands in its way; what may pass is waited for, as in a rotation."""
-    ask = partial(database.log_in, credential, scram_only=scram_only, reserve=RESERVE_S)
+
+    def ask() -> Session:
+        began = time.process_time()
+        try:
+            return database.log_in(credential, scram_only=scram_only, reserve=RESERVE_S)
+        except errors.DatabaseTimeoutError as error:
+            if (spent := time.process_time() - began) > _MUCH_CPU_S:
+                error.what += f" This function's own CPU took {spent:.1f} seconds of it."
+                error.hint, error.unknown = _COSTLY, spent < CONNECT_TIMEOUT_S
+            raise
+
     try:
         return database.deadline.wait_for(ask, RESERVE_S)
     except errors.DatabaseError as error:
@@ -234,7 +264,7 @@ def _let_in(current: Credential, milliseconds: float, spent: float) -> Seen:
     seen, action = f"role {current.username!a} is let in to database {current.dbname!a}, in {milliseconds:.0f} ms", ""
     if spent > _MUCH_CPU_S:
         seen += f", {spent:.1f} seconds of them this function's own CPU"
-        action = "Set scram_iterations = 4096 for the user, and rotate: its SCRAM verifier has many iterations."
+        action = _COSTLY
     elif milliseconds > SLOW_MS:
         action = "Set the function's Timeout to 60 seconds or more, so that setSecret can wait for the server as long."
     return Seen(seen, action)

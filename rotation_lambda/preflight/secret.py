@@ -53,17 +53,18 @@ class SecretLook(Look):
 
     def check_way(self) -> Seen:
         """Ask Secrets Manager for the secret, and tell how far one gets on the way there."""
-        endpoint, began = self.by_name.client.meta.endpoint_url, time.monotonic()
+        way = _try_way(self.by_name.client.meta.endpoint_url)  # before, when there is time for a slow look-up
+        began = time.monotonic()
         self.denied: errors.RotationError | None = None
         try:
             self.description = self.by_name.describe()
         except (errors.AccessDeniedError, errors.SecretNotFoundError, errors.SecretDeletedError) as error:
             self.denied = error
         except errors.RotationError as error:
-            error.what += f" {_try_way(endpoint)}"
+            error.what += f" {way}"
             raise
         milliseconds = 1000 * (time.monotonic() - began)
-        return Seen(f"{_try_way(endpoint)} It answered in {milliseconds:.0f} ms.")
+        return Seen(f"{way} It answered in {milliseconds:.0f} ms.")
 
     def check_clock(self) -> Seen:
         """Compare the clock of Secrets Manager with this machine's."""

@@ -2,7 +2,7 @@
 
 from rotation_lambda.credential import Credential
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, PasswordChangeError
-from rotation_lambda.postgres import Survey
+from rotation_lambda.postgres import Session, Survey
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.roles import quote_name
 from rotation_lambda.postgres.session import LEAST_ITERATIONS, MD5, MOST_ITERATIONS
@@ -28,8 +28,7 @@ class SessionLook(DatabaseLook):
         """Look around in the session, which ends with that; only a user who changes the password needs the primary."""
         if isinstance(self.door, DatabaseError):
             raise BlockedError
-        with self.door as session:
-            self.survey = session.survey()
+        session, self.survey = self.ask(self.door, lambda session: (session, session.survey()))
         self.session = session
         if not session.in_recovery:
             return Seen(f"the primary, PostgreSQL {self.survey.version}")
@@ -43,7 +42,7 @@ class SessionLook(DatabaseLook):
         seen = "may log in" + (", is a superuser" if survey.superuser else "")
         if survey.valid_until is None:
             return Seen(f"{seen}, without an end")
-        days = survey.days_left or 0.0
+        days = float(survey.days_left or 0)
         seen += f", until {survey.valid_until} UTC (VALID UNTIL), {days:.0f} days from now"
         action = "`ALTER ROLE … VALID UNTIL 'infinity'`, or a later date: a rotation does not move it."
         return Seen(seen, action if days < _SOON_DAYS else "", measured={"DaysUntilExpiry": days})
@@ -155,12 +154,13 @@ class SessionLook(DatabaseLook):
             return look_at_own_password(self.current, self.survey)
         for check in ("superuser secret", "superuser login"):
             self.find(check)
-        with self.superuser_session as session:
-            own = look_at_own_password(session.credential, session.survey())
-            if own.action:
-                return own
-            login = self.current.with_password(self.current.password, self.user)
-            plan = session.rehearse(login, self.trust)
+        return self.ask(self.superuser_session, self._rehearse)
+
+    def _rehearse(self, session: Session) -> Seen:
+        own = look_at_own_password(session.credential, session.survey())
+        if own.action:
+            return own
+        plan = session.rehearse(self.current.with_password(self.current.password, self.user), self.trust)
         seen = f"the superuser may set the password of {self.user!a}"
         if plan.changes:
             seen += f", and will do before: {' '.join(map(str, plan.changes))}"

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import logging
 import re
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from threading import Barrier
 from types import SimpleNamespace
@@ -37,13 +38,17 @@ from examples.pool import create_pool_for
 from examples.secret import read_secret, read_version
 from local.servers import rotation
 from local.servers.applications import make_provider, run_clients
+from local.servers.proxy import Cut, Passage, run_proxy
 from local.servers.secrets_manager import REGION, run_secrets_manager
+from rotation_lambda.credential import Credential
+from rotation_lambda.postgres.answers import read_answer
 from tests import ROOT
 from tests.deployment import cloudformation
 from tests.worlds import secret_format
 from tests.worlds.aws_cli import aws_cli
 from tests.worlds.clients import account_of
 from tests.worlds.clocks import PATIENCE_S, wait_until
+from tests.worlds.fakes import FakeClock
 from tests.worlds.leaks import everything_in
 from tests.worlds.pages import PAGES
 
@@ -328,16 +333,15 @@ class TestFailing:
         assert 2 <= caplog.text.count("trying again: connection to server at") < 20
         assert application.role.password not in caplog.text
 
-    @pytest.mark.parametrize(
-        ("more", "error"),
-        [({}, psycopg2.OperationalError), ({"tlsServerName": "localhost"}, OSError)],
-        ids=["", "name"],
-    )
+    @pytest.mark.parametrize("code", [socket.EAI_NONAME, socket.EAI_NODATA])
+    @pytest.mark.parametrize("more", [{}, {"tlsServerName": "localhost"}], ids=["", "name"])
     def test_a_host_that_dns_does_not_know_is_none(
-        self, application: Application, more: dict[str, str], error: type[Exception]
+        self, application: Application, more: dict[str, str], code: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         application.put({**application.role.document, "host": "nowhere.invalid", **more})
-        failure(application, error, "not known|no address|in name resolution")
+        asked = answer_dns(monkeypatch, "nowhere.invalid", code)
+        failure(application, psycopg2.OperationalError, "DNS does not know nowhere.invalid")
+        assert len(asked) == 1
 
     def test_a_server_with_another_name_is_none(self, application: Application) -> None:
         application.put({**application.role.document, "host": "127.0.0.1"})
@@ -428,6 +432,16 @@ class TestFailing:
             ("FATAL:  terminating connection due to administrator command", True),
             ('FATAL:  no pg_hba.conf entry for host "::1", user "app", database "d", SSL encryption', True),
             ('FATAL:  no pg_hba.conf entry for host "::1", user "app", database "d", no encryption', False),
+            ('FATAL:  pg_hba.conf rejects connection for host "::1", user "app", database "d", SSL encryption', True),
+            ('FATAL:  pg_hba.conf rejects connection for host "::1", user "app", database "d", no encryption', False),
+            ("FATAL:  canceling authentication due to timeout", True),
+            ("FATAL:  terminating connection due to idle-session timeout", False),
+            ("FATAL:  terminating connection due to transaction timeout", False),
+            ("SSL SYSCALL error: EOF detected", True),
+            ("SSL SYSCALL error: Connection reset by peer", True),
+            ("could not receive data from server: Connection reset by peer", True),
+            ("could not send data to server: Broken pipe", True),
+            ('authentication method requirement "scram-sha-256,md5" failed: server requested a cleartext', False),
             ('FATAL:  password authentication failed for user "app"', False),
             ('FATAL:  role "x" is not permitted to log in', False),
             ("SSL error: certificate verify failed", False),
@@ -438,7 +452,20 @@ class TestFailing:
     def test_knows_by_its_text_what_may_pass(self, text: str, passes: bool) -> None:  # noqa: FBT001
         error = f'connection to server at "db.example" (192.0.2.1), port 5432 failed: {text}\n'
         assert bool(example.PASSES.search(error)) is passes
-        assert example.PASSES.search("connection timeout expired")  # psycopg 3's own word
+        rotation_waits = read_answer(text, Credential("db.example", 5432, "d", "app", "")).unknown
+        assert rotation_waits is passes
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            "connection timeout expired",  # psycopg 3's own word
+            'connection to server at "h", port 1 failed: SSL error: unexpected eof while reading',
+            'connection to server at "h", port 1 failed: could not send SSL negotiation packet: Broken pipe',
+            "DNS does not answer for h: Temporary failure in name resolution",
+        ],
+    )
+    def test_knows_what_may_pass_by_the_words_of_drivers_as_well(self, text: str) -> None:
+        assert example.PASSES.search(text)
 
 
 class TestFormat:
@@ -522,6 +549,96 @@ class TestWaiting:
             wait_for(lambda: proxy.refused > 1)
             proxy.known = "another"
             session.result(timeout=PATIENCE_S).close()
+
+    @pytest.mark.parametrize("driver", [psycopg2, psycopg])
+    @pytest.mark.parametrize("position", [0, 1, 1500])
+    @pytest.mark.parametrize("end", [OSError, Cut], ids=["FIN", "RST"])
+    def test_waits_for_a_server_that_ends_the_connection_in_the_handshake(
+        self,
+        application: Application,
+        driver: Any,  # noqa: ANN401 - psycopg2 or psycopg
+        position: int,
+        end: type[Exception],
+    ) -> None:
+        ended: set[int] = set()
+
+        def rule(passage: Passage) -> None:
+            """End the first two connections after so many bytes of the answer."""
+            reached = passage.direction == "answer" and passage.position + len(passage.data) > position
+            if reached and len(ended | {passage.connection}) <= 2:
+                ended.add(passage.connection)
+                raise end
+
+        with run_proxy("127.0.0.1", application.role.server.port, rule) as proxy:
+            application.put({**application.role.document, "port": proxy.port})
+            Database(application.secret.arn, application.database._provider, driver).connect().close()
+            assert (len(ended), proxy.connections) == (2, 3)
+        assert application.reads == ["AWSCURRENT"]
+
+    @pytest.mark.parametrize("code", [socket.EAI_AGAIN, socket.EAI_FAIL])
+    def test_waits_for_dns(
+        self, application: Application, code: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = answer_dns(monkeypatch, "localhost", code, times=2)
+        application.log_in()
+        assert len(asked) == 3
+        assert caplog.text.count("DNS does not answer for localhost") == 2
+
+    @pytest.mark.parametrize("number", [1, 6, 12, 30])
+    def test_waits_no_longer_where_a_host_has_many_addresses(
+        self, application: Application, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The connect_timeout of libpq is each address's."""
+        addresses = [f"192.0.2.{last}" for last in range(number)]
+        answer_dns(monkeypatch, "localhost", addresses)
+        silent = Silent(FakeClock())
+        monkeypatch.setattr(
+            example, "time", SimpleNamespace(monotonic=lambda: silent.clock.now, sleep=silent.clock.sleep)
+        )
+        with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
+            Database(application.secret.arn, application.database._provider, silent).connect()
+        assert example.WAIT_S <= silent.clock.now <= example.WAIT_S + silent.longest
+        assert silent.longest <= 5
+        assert set(silent.asked) == set(addresses[:20])  # libpq waits for two seconds at least
+
+
+@dataclass
+class Silent:
+    """A driver whose every address is silent, by a clock of its own."""
+
+    clock: FakeClock
+    asked: list[str] = field(default_factory=list)
+    longest: int = 0
+    OperationalError: type[Exception] = psycopg2.OperationalError
+
+    def connect(self, *, host: str, port: int, connect_timeout: int, hostaddr: str = "", **_: object) -> None:
+        """Wait for each address, as libpq does, of those that are given or that DNS has."""
+        known = vars(example)["socket"].getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        for address in hostaddr.split(",") if hostaddr else [str(one[4][0]) for one in known]:
+            self.asked.append(address)
+            self.longest = max(self.longest, connect_timeout)
+            self.clock.sleep(connect_timeout)
+        raise self.OperationalError(f'connection to server at "{address}", port {port} failed: timeout expired\n')
+
+
+def answer_dns(
+    monkeypatch: pytest.MonkeyPatch, host: str, answer: int | list[str], times: int | None = None
+) -> list[str]:
+    """Have DNS answer with an error's code or with addresses, so many times; return whom it is asked for meanwhile."""
+    look_up, asked = socket.getaddrinfo, []
+
+    def answers(name: str, port: int, **how: Any) -> Any:  # noqa: ANN401 - socket.getaddrinfo's
+        if name != host:
+            return look_up(name, port, **how)
+        asked.append(name)
+        if times is not None and len(asked) > times:
+            return look_up(name, port, **how)
+        if isinstance(answer, int):
+            raise socket.gaierror(answer, "no answer of DNS")
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, port)) for address in answer]
+
+    monkeypatch.setattr(example, "socket", SimpleNamespace(**{**vars(socket), "getaddrinfo": answers}))
+    return asked
 
 
 @dataclass

@@ -19,8 +19,9 @@ import pytest
 from local.servers import rotation
 from rotation_lambda import deadline, errors, preflight
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import Deadline
+from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.postgres import Postgres, Session, tls
+from rotation_lambda.postgres.login import CONNECT_TIMEOUT_S
 from rotation_lambda.postgres.roles import Plan
 from rotation_lambda.postgres.survey import Survey
 from rotation_lambda.postgres.tls import Certificate, Roots
@@ -458,7 +459,7 @@ class TestSecret:
 
 SURVEY = Survey(
     version="17.5",
-    clock=0.0,
+    clock=0,
     superuser=False,
     createrole=False,
     valid_until=None,
@@ -487,9 +488,16 @@ class Inside:
     is_open: bool = True
     runs_as: str = "app"
     doubts: str = ""
+    cut: dict[str, errors.DatabaseError] = field(default_factory=dict)
+
+    def _answer(self, asked: str) -> None:
+        assert self.is_open
+        if error := self.cut.get(asked):
+            raise error
 
     def rehearse(self, pending: Credential, trust: Trust) -> Plan:
         """Doubt that a user is the secret's, unless something speaks for it."""
+        self._answer("rehearse")
         if self.doubts and not trust.is_ours(self.doubts):
             raise errors.RoleNotPreparedError("said by its value alone.")
         return Plan([], [])
@@ -501,7 +509,8 @@ class Inside:
         self.close()
 
     def survey(self) -> Survey:
-        return replace(self.seen, clock=time.time())
+        self._answer("survey")
+        return replace(self.seen, clock=round(time.time()))
 
     def close(self) -> None:
         self.is_open = False
@@ -509,7 +518,8 @@ class Inside:
 
 class TestSession:
     def look(self, inside: Inside) -> dict[str, Finding]:
-        look = looking(door=inside, strategy=Strategy.SINGLE_USER, current=LOGIN)
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000))
+        look = looking(door=inside, strategy=Strategy.SINGLE_USER, current=LOGIN, database=database)
         return reached(look, *OF_SESSION)
 
     def see(self, **changes: Any) -> dict[str, Finding]:  # noqa: ANN401 - a survey's fields
@@ -526,6 +536,25 @@ class TestSession:
         finding = self.see(valid_until=days and "2031-05-05 00:00:00", days_left=days)["role"]
         assert finding.status == status
         assert bool(finding.action) == (status == "warning")
+
+    def test_opens_a_session_anew_that_was_cut_before_it_looked_around(self) -> None:
+        """And believes the new one: meanwhile another server may have the name."""
+        cut, again = Inside(cut={"survey": CUT}), Inside(in_recovery=True)
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"current": again})
+        look = looking(door=cut, strategy=Strategy.ALTERNATING_USERS, current=LOGIN, database=database)
+        finding = reached(look, "primary")["primary"]
+        assert (finding.status, "a standby" in finding.seen) == ("ok", True)
+        assert database.tried == ["current"]
+        assert not cut.is_open
+        assert not again.is_open
+
+    def test_tells_what_cuts_each_session(self) -> None:
+        answers = {"current": lambda: Inside(cut={"survey": CUT})}
+        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers=answers)
+        look = looking(door=answers["current"](), strategy=Strategy.SINGLE_USER, current=LOGIN, database=database)
+        finding = reached(look, "primary")["primary"]
+        assert finding.code == CUT.code
+        assert "Waited for" in finding.seen
 
     def test_knows_a_superuser(self) -> None:
         assert "superuser" in self.see(superuser=True)["role"].seen
@@ -622,6 +651,18 @@ class TestSurvey:
         assert seen.settings["password_encryption"] == "scram-sha-256"
         assert not seen.superuser
 
+    @pytest.mark.parametrize("digits", [-15, 3])
+    def test_reads_the_time_whatever_the_users_settings_are(
+        self, digits: int, postgres: PostgresServer, make_role: Callable[..., Role]
+    ) -> None:
+        """Of floating-point numbers extra_float_digits leaves one digit (PostgreSQL 19.11.2)."""
+        role = make_role(postgres, options="VALID UNTIL '2100-01-01'")
+        role.alter(f"SET extra_float_digits = {digits}")
+        with door(postgres).log_in(login(role)) as session:
+            seen = session.survey()
+        assert secret_checks.compare_clock(seen.clock, "theirs").status is None
+        assert seen.days_left == (datetime(2100, 1, 1, tzinfo=UTC) - datetime.now(UTC)).days
+
     @pytest.mark.parametrize("until", ["infinity", None])
     def test_takes_no_end_for_none(
         self, until: str | None, postgres: PostgresServer, make_role: Callable[..., Role]
@@ -645,13 +686,17 @@ def login(role: Role, **changes: object) -> Credential:
 class Answering(Postgres):
     """A database that answers each password as a test says, at an address where somebody listens."""
 
-    answers: Mapping[str, Inside | errors.DatabaseError] = field(default_factory=dict)
+    answers: Mapping[str, Inside | errors.DatabaseError | Callable[[], Inside | errors.DatabaseError]] = field(
+        default_factory=dict
+    )
     certificate: Certificate | None = None
     tried: list[str] = field(default_factory=list)
 
     def log_in(self, credential: Credential, *, scram_only: bool = False, reserve: float = 0.0) -> Session:
         self.tried.append(credential.password)
         answer = self.answers[credential.password]
+        if callable(answer):
+            answer = answer()
         if isinstance(answer, errors.DatabaseError):
             raise answer
         return cast("Session", answer)
@@ -662,6 +707,7 @@ class Answering(Postgres):
 
 REFUSED = errors.LoginRefusedError("refused.")
 SHUT = errors.LoginNotAllowedError("shut.")
+CUT = errors.ConnectionFailedError("cut.")
 POOLER = errors.PoolerError("a pooler.")
 CERTIFICATE = Certificate(("localhost",), "an authority", NOW + timedelta(365.5), None, "TLSv1.3")
 
@@ -675,7 +721,7 @@ class Looking:
     def look(
         self,
         port: int,
-        answers: Mapping[str, Inside | errors.DatabaseError],
+        answers: Mapping[str, Inside | errors.DatabaseError | Callable[[], Inside | errors.DatabaseError]],
         values: Mapping[StagingLabel, Credential | errors.RotationError] | None = None,
         **changes: Any,  # noqa: ANN401 - fields of Answering
     ) -> tuple[dict[str, Finding], Answering]:
@@ -855,6 +901,75 @@ class TestDatabase(Looking):
         findings, _ = self.look(port, {"current": Inside()}, sslrootcert=file)
         assert findings["trusted roots"].status == status
 
+    @pytest.mark.parametrize("times", [1, 5])
+    def test_waits_for_dns(self, port: int, times: int) -> None:
+        answers: list[errors.DatabaseError] = [errors.DatabaseTimeoutError("DNS is silent.")] * times
+
+        def look_up(_: Credential) -> list[str]:
+            if answers:
+                raise answers.pop()
+            return ["127.0.0.1"]
+
+        findings, _ = self.look(port, {"current": Inside()}, look_up=look_up)
+        assert (findings["DNS"].status, findings["login AWSCURRENT"].status) == ("ok", "ok")
+
+    def test_asks_twice_for_a_host_that_dns_does_not_know(self, port: int) -> None:
+        asked = []
+
+        def look_up(current: Credential) -> list[str]:
+            asked.append(current.host)
+            raise errors.HostNotFoundError("unknown.")
+
+        findings, _ = self.look(port, {}, look_up=look_up)
+        assert (findings["DNS"].code, len(asked)) == ("host-not-found", 2)
+
+    @pytest.mark.parametrize("seconds", [RESERVE_S, 0.0])
+    def test_begins_no_look_up_that_it_has_no_time_for(self, port: int, seconds: float) -> None:
+        """A look-up has no end of its own, and a report that comes too late is none."""
+        asked: list[object] = []
+        learnt = {"deadline": FakeClock().deadline(seconds)}
+        findings, _ = self.look(port, {}, look_up=asked.append, learnt=learnt)
+        assert (findings["DNS"].code, asked) == ("database-timeout", [])
+
+    @pytest.mark.parametrize("number", [1, 3, 20, 300])
+    def test_takes_no_longer_where_a_host_has_many_addresses(
+        self, number: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        clock, tried = FakeClock(), []
+
+        def connect(address: tuple[str, int], timeout: float) -> None:
+            tried.append(address)
+            clock.sleep(timeout)
+            raise TimeoutError
+
+        monkeypatch.setattr(socket, "create_connection", connect)
+        monkeypatch.setattr(database_checks, "time", SimpleNamespace(monotonic=lambda: clock.now))
+        addresses = [f"192.0.2.{last}" for last in range(number)]
+        findings = reached(looking(deadline=clock.deadline(30), current=LOGIN, addresses=addresses), "TCP")
+        assert findings["TCP"].code == "database-timeout"
+        assert set(tried) == {(address, LOGIN.port) for address in addresses}
+        assert clock.now <= 30 - RESERVE_S
+
+    @pytest.mark.parametrize("spent", [1.0, 6.0])
+    def test_names_a_verifier_that_costs_more_than_a_login_may_take(
+        self, spent: float, port: int, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """It is the user's own, and no fault of the network's; where the CPU alone takes too long, nothing passes."""
+        cpu = FakeClock()
+        monkeypatch.setattr(time, "process_time", lambda: cpu.now)
+        monkeypatch.setattr(deadline, "MOST_WAIT_S", 2.0)
+
+        def compute() -> errors.DatabaseError:
+            cpu.now += spent
+            return errors.DatabaseTimeoutError("no answer.")
+
+        findings, database = self.look(port, {"current": compute})
+        finding = findings["login AWSCURRENT"]
+        assert f"{spent:.1f} seconds" in finding.seen
+        assert "scram_iterations" in finding.action
+        assert "security group" not in finding.action
+        assert (len(database.tried) == 1) == (spent > CONNECT_TIMEOUT_S)
+
     def test_says_which_addresses_do_not_answer(self, port: int) -> None:
         findings, _ = self.look(port, {"current": Inside()}, look_up=lambda _: ["127.0.0.1", "127.0.0.2"])
         assert findings["TCP"].status == "warning"
@@ -937,12 +1052,13 @@ class TestAlternatingUsers(Looking):
 class TestSuperuser:
     def look(
         self,
-        superuser: Inside,
+        superuser: Inside | Callable[[], Inside],
         values: Mapping[StagingLabel, Credential] | None = None,
         answers: Mapping[str, Inside | errors.DatabaseError] | None = None,
     ) -> dict[str, Finding]:
-        answers = {"super": superuser, **(answers or {})}
-        database = Answering(SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers=answers)
+        database = Answering(
+            SslMode.VERIFY_FULL, SHIPPED_BUNDLE, Deadline.after(60_000), answers={"super": superuser, **(answers or {})}
+        )
         look = looking(
             database=database,
             superusers=cast("Superusers", FakeSuperusers(LOGIN.with_password("super", "master"))),
@@ -974,6 +1090,15 @@ class TestSuperuser:
         clone = LOGIN.with_password("clone", f"{LOGIN.username}_clone")
         finding = self.look(Inside(doubts=clone.username), {PENDING: clone}, {"clone": answer})["password change"]
         assert finding.code == code
+
+    @pytest.mark.parametrize(
+        "cut",
+        [{"survey": CUT}, {"rehearse": errors.PasswordChangeError("cut.", sqlstate=None, lost=True)}],
+        ids=["survey", "rehearse"],
+    )
+    def test_is_asked_anew_where_the_session_was_cut(self, cut: dict[str, errors.DatabaseError]) -> None:
+        sessions = iter([Inside(LOGIN.with_password("super", "master"), cut=cut), Inside()])
+        assert self.look(lambda: next(sessions))["password change"].status == "ok"
 
     def test_is_asked_no_further_where_passwords_are_looked_into(self) -> None:
         assert self.look(Inside(seen=replace(SURVEY, passwords_checked=True)))["password change"].status == "warning"
