@@ -121,9 +121,8 @@ def _ssl(secret: _Document, key: str) -> SslMode:
     value = secret[key]
     if isinstance(value, bool | str) and (mode := _SSL.get(str(value).lower())):
         return mode
-    raise InvalidSecretError(
-        f"`{key}` is {json_type(value)}, not true or false.", hint="Remove `ssl` and say what you mean in `sslmode`."
-    )
+    hint = "Remove `ssl` and say what you mean in `sslmode`."
+    raise InvalidSecretError(f"`{key}` is {json_type(value)}, not true or false.", hint=hint)
 
 
 def _sslmode(secret: _Document, key: str) -> SslMode:
@@ -237,9 +236,8 @@ class Credential:
                 "leave it as it is, add its path to `allowStaleCopies`, a list in the secret.",
             )
         if (size := len(copies.text.encode())) > MAX_SECRET_BYTES:
-            raise InvalidSecretError(
-                f"With the new password the secret has {size} bytes; {MAX_SECRET_BYTES} is the most."
-            )
+            what = f"With the new password the secret has {size} bytes; {MAX_SECRET_BYTES} is the most."
+            raise InvalidSecretError(what)
         return copies
 
     def other_keys_differing(self, pending: "Credential") -> list[str]:

@@ -285,9 +285,8 @@ class Rotation:
                 self.measure("Recovered", 1)
             return credential, door
         unread = f" {skipped} retained versions could not be tried." if skipped else ""
-        raise errors.LoginRefusedError(
-            f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}",
-        )
+        what = f"Role {login.username!a}: the database refused the password of each of {', '.join(refused)}.{unread}"
+        raise errors.LoginRefusedError(what)
 
     def _ways_in(self, login: Credential, *known: Credential) -> Iterator[Credential | None]:
         """Yield what may let the login's user in, after what is `known` the likeliest first.
@@ -448,9 +447,7 @@ class Rotation:
         """Return when the labels are where they were as the step began; raise VersionNotPendingError otherwise."""
         now = self.secrets.describe_secret()
         if now.with_label(StagingLabel.PENDING) != self.token or now.current != self.versions.current:
-            raise errors.VersionNotPendingError(
-                "The labels have moved since the step began: another rotation is at work."
-            )
+            raise errors.VersionNotPendingError("The labels have moved meanwhile: another rotation is at work.")
 
     def _disproof(
         self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False

@@ -98,9 +98,7 @@ class PasswordPolicy:
         if not 8 <= self.length <= 4096:  # noqa: PLR2004
             raise ConfigurationError(f"PASSWORD_LENGTH is {self.length}; it must be from 8 to 4096.")
         if len(self.characters) < 10:  # noqa: PLR2004
-            raise ConfigurationError(
-                "EXCLUDE_CHARACTERS and the other EXCLUDE_ variables leave fewer than 10 characters."
-            )
+            raise ConfigurationError("EXCLUDE_CHARACTERS and other EXCLUDE_ variables leave fewer than 10 characters.")
         for name, characters in self._types().items():
             if self.require_each_included_type and not characters:
                 raise ConfigurationError(

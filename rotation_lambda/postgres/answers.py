@@ -137,9 +137,8 @@ def read_answer(text: str, credential: Credential) -> errors.DatabaseError:
     answer = text.strip().partition("\n")[0]
     refused = _REFUSED.match(answer)
     if refused and refused[1] != credential.username:
-        return errors.PoolerError(
-            f"{name_login(credential)}: a pooler answered, and its own login failed: {one_line(answer)}."
-        )
+        what = f"{name_login(credential)}: a pooler answered, and its own login failed: {one_line(answer)}."
+        return errors.PoolerError(what)
     for pattern, kind, hint in _SERVERS if answer.startswith(_FATAL) else _LIBPQS:
         if re.match(pattern, answer.removeprefix(_FATAL)):
             error = kind(f"{name_login(credential)}: {one_line(answer)}.", hint=hint)

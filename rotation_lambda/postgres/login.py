@@ -20,7 +20,7 @@ from rotation_lambda.settings import PLATFORM_ROOTS
 
 CONNECT_TIMEOUT_S = 5.0
 LOOK_TIMEOUT_S = 3.0
-MUCH_CPU_S = 0.25  # a login takes a tenth of it, unless libpq computes a verifier of very many iterations
+MUCH_CPU_S = 0.5  # an honest login takes a tenth of it; 1,000,000 iterations of a verifier take about as long
 
 _DNS = "Check the DNS server of the function's VPC: its DHCP options, its resolver rules, and the way to it on port 53."
 

@@ -165,9 +165,8 @@ class Session:
             seconds,
         )
         if user != self.credential.username or backend_pid != info.backend_pid:
-            raise errors.PoolerError(
-                f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}."
-            )
+            what = f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}."
+            raise errors.PoolerError(what)
 
     def survey(self) -> survey.Survey:
         """Return what this session can see of its role and its server; nothing is changed."""
@@ -299,11 +298,7 @@ class Session:
         return plan
 
     def _ask(
-        self,
-        read: Callable[..., _Result],
-        query: str,
-        parameters: object = None,
-        seconds: float = ANSWER_TIMEOUT_S,
+        self, read: Callable[..., _Result], query: str, parameters: object = None, seconds: float = ANSWER_TIMEOUT_S
     ) -> _Result:
         """Return what is read of the one row of a query whose failure says nothing about a password."""
         try:

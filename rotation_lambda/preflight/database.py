@@ -16,7 +16,7 @@ from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import RESERVE_S
 from rotation_lambda.postgres import Postgres, Session, tls
 from rotation_lambda.postgres.answers import name_login
-from rotation_lambda.postgres.login import CONNECT_TIMEOUT_S
+from rotation_lambda.postgres.login import COSTLY, MUCH_CPU_S
 from rotation_lambda.postgres.session import SCRAM
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S, SecretLook
@@ -27,8 +27,6 @@ _Answer = TypeVar("_Answer")
 
 SLOW_MS = 5000  # the server did not answer at the first try: a login takes 5 seconds at most
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
-_MUCH_CPU_S = 0.5  # libpq computes a verifier's iterations without an end; 1,000,000 take about as long
-_COSTLY = "Set scram_iterations = 4096 for the user, and its password again: its SCRAM verifier has many iterations."
 _CURRENT, _PENDING, _PREVIOUS = StagingLabel
 _VERDICTS = errors.LoginRefusedError, errors.LoginNotAllowedError
 _REASONS = {
@@ -125,8 +123,7 @@ class DatabaseLook(SecretLook):
         if sslmode is not SslMode.VERIFY_FULL:
             action = "Use verify-full: without it another server can pose as this one."
         elif days < _SOON_DAYS:
-            action = "Renew the server's certificate in time; "
-            action += "RDS does so by itself where the CA is rsa2048-g1 or newer."
+            action = "Renew the server's certificate; RDS does so by itself where the CA is rsa2048-g1 or newer."
         seen = f"{certificate.protocol}, {sslmode}: asked for {name}, {certificate}, {days} days left"
         return Seen(seen, action, measured={"DaysUntilExpiry": float(days)})
 
@@ -237,17 +234,7 @@ class DatabaseLook(SecretLook):
 
 def log_in(database: Postgres, credential: Credential, *, scram_only: bool = False) -> Session | errors.DatabaseError:
     """Return a session, or what stands in its way; what may pass is waited for, as in a rotation."""
-
-    def ask() -> Session:
-        began = time.process_time()
-        try:
-            return database.log_in(credential, scram_only=scram_only, reserve=RESERVE_S)
-        except errors.DatabaseTimeoutError as error:
-            if (spent := time.process_time() - began) > _MUCH_CPU_S:
-                error.what += f" This function's own CPU took {spent:.1f} seconds of it."
-                error.hint, error.unknown = _COSTLY, spent < CONNECT_TIMEOUT_S
-            raise
-
+    ask = partial(database.log_in, credential, scram_only=scram_only, reserve=RESERVE_S)
     try:
         return database.deadline.wait_for(ask, RESERVE_S)
     except errors.DatabaseError as error:
@@ -262,9 +249,9 @@ def is_unknown(door: Session | errors.DatabaseError) -> TypeGuard[errors.Databas
 def _let_in(current: Credential, milliseconds: float, spent: float) -> Seen:
     """Tell how long the login took, and whether it was this function that took so long."""
     seen, action = f"role {current.username!a} is let in to database {current.dbname!a}, in {milliseconds:.0f} ms", ""
-    if spent > _MUCH_CPU_S:
+    if spent > MUCH_CPU_S:
         seen += f", {spent:.1f} seconds of them this function's own CPU"
-        action = _COSTLY
+        action = COSTLY
     elif milliseconds > SLOW_MS:
         action = "Set the function's Timeout to 60 seconds or more, so that setSecret can wait for the server as long."
     return Seen(seen, action)

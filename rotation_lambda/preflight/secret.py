@@ -178,8 +178,7 @@ class SecretLook(Look):
         seen = ", ".join(f"{region} {status}" for region, status in replicas.items()) or "the secret has none"
         if "Failed" not in replicas.values():
             return Seen(seen)
-        why = "Read why with `aws secretsmanager describe-secret`."
-        return Seen(seen, f"{why} Applications in that Region read the old password.")
+        return Seen(seen, "Applications there read the old password. `aws secretsmanager describe-secret` says why.")
 
     def check_fields(self) -> Seen:
         """List the secret's keys, all but the password's value; they say how it is rotated."""
@@ -192,10 +191,8 @@ class SecretLook(Look):
         login = [one for one in fields(current) if one.compare and one.name != "password"]
         told = {[*one.metadata][-1]: getattr(current, one.name) for one in login}
         told |= {"strategy": self.strategy, "next user": self.user if self.user != current.username else None}
-        values = (
-            (key, value if isinstance(value, StrEnum | int) else ascii(value)) for key, value in told.items() if value
-        )
-        return Seen(", ".join(f"{key} {value}" for key, value in values))
+        shown = {key: value if isinstance(value, StrEnum | int) else ascii(value) for key, value in told.items()}
+        return Seen(", ".join(f"{key} {shown[key]}" for key, value in told.items() if value))
 
     def check_copies(self) -> Seen:
         """Tell where else in the secret the password stands: what is renewed, or left alone, or stops a rotation."""

@@ -53,8 +53,7 @@ class SessionLook(DatabaseLook):
         seen = f"{survey.connections} of {'any number' if limit is None else limit} of the role's"
         seen += f", {survey.server_connections} of {survey.server_limit} of the server's are in use"
         if limit is not None and limit <= survey.connections:
-            action = "Raise the role's limit by one, `ALTER ROLE … CONNECTION LIMIT n`: "
-            action += "a rotation has two sessions at a time."
+            action = "Raise the role's limit by one, `ALTER ROLE … CONNECTION LIMIT n`: a rotation has two sessions."
         elif survey.server_limit - survey.server_connections < _FEW_CONNECTIONS:
             action = "Raise max_connections, or find who holds them in pg_stat_activity."
         return Seen(seen, action)
@@ -65,8 +64,9 @@ class SessionLook(DatabaseLook):
         setting = settings.get("password_encryption", "unknown")
         iterations = int(settings.get("scram_iterations", LEAST_ITERATIONS))
         if not LEAST_ITERATIONS <= iterations <= MOST_ITERATIONS:
-            seen = f"{setting}, with scram_iterations = {iterations}; a rotation makes verifiers of "
-            seen += f"{LEAST_ITERATIONS:,} to {MOST_ITERATIONS:,} iterations"
+            seen = (
+                f"{setting}, scram_iterations = {iterations}; a rotation takes {LEAST_ITERATIONS} to {MOST_ITERATIONS}"
+            )
             action = "`ALTER ROLE … RESET scram_iterations`, or of the database: PostgreSQL's default is 4096."
             return Seen(seen, action)
         if setting == "scram-sha-256":
@@ -85,9 +85,8 @@ class SessionLook(DatabaseLook):
         seen = f"{', '.join(on)}: the statement that changes the password is kept, with a verifier in it"
         if self.session.authentication != MD5:
             return Seen(f"{seen}, from which no password follows")
-        return Seen(
-            seen, "Set password_encryption to scram-sha-256, then rotate: an md5 verifier is as good as the password."
-        )
+        action = "Set password_encryption to scram-sha-256, then rotate: an md5 verifier is as good as the password."
+        return Seen(seen, action)
 
     def check_servers_clock(self) -> Seen:
         """Compare the database server's clock with this machine's."""

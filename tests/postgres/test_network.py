@@ -6,6 +6,7 @@ import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -182,6 +183,18 @@ class TestNobodyThere:
         told = r"no answer from 127\.0\.0\.1 within 0\.[0-4] seconds"
         with nobody() as port, pytest.raises(errors.DatabaseTimeoutError, match=told):
             Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon()).log_in(credential(line.world, port=port))
+
+    def test_is_not_said_where_a_costly_verifier_took_the_time(
+        self, line: Line, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Libpq computes its iterations in one call, which nothing interrupts, and would again at every try."""
+        spent = count()
+        monkeypatch.setattr(time, "process_time", lambda: float(next(spent)))
+        door = Postgres(SslMode.DISABLE, SHIPPED_BUNDLE, soon())
+        with silence() as port, pytest.raises(errors.AuthenticationMethodError, match="own CPU time") as caught:
+            door.log_in(credential(line.world, port=port))
+        assert "scram_iterations" in caught.value.hint
+        assert not caught.value.unknown
 
     def test_is_asked_for_with_time_of_its_own_after_a_slow_look_up(
         self, line: Line, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import psycopg2
+import psycopg2.errors
 import pytest
 from psycopg2 import sql
 

@@ -21,7 +21,6 @@ from rotation_lambda import deadline, errors, preflight
 from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.deadline import RESERVE_S, Deadline
 from rotation_lambda.postgres import Postgres, Session, tls
-from rotation_lambda.postgres.login import CONNECT_TIMEOUT_S
 from rotation_lambda.postgres.roles import Plan
 from rotation_lambda.postgres.survey import Survey
 from rotation_lambda.postgres.tls import Certificate, Roots
@@ -949,26 +948,6 @@ class TestDatabase(Looking):
         assert findings["TCP"].code == "database-timeout"
         assert set(tried) == {(address, LOGIN.port) for address in addresses}
         assert clock.now <= 30 - RESERVE_S
-
-    @pytest.mark.parametrize("spent", [1.0, 6.0])
-    def test_names_a_verifier_that_costs_more_than_a_login_may_take(
-        self, spent: float, port: int, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """It is the user's own, and no fault of the network's; where the CPU alone takes too long, nothing passes."""
-        cpu = FakeClock()
-        monkeypatch.setattr(time, "process_time", lambda: cpu.now)
-        monkeypatch.setattr(deadline, "MOST_WAIT_S", 2.0)
-
-        def compute() -> errors.DatabaseError:
-            cpu.now += spent
-            return errors.DatabaseTimeoutError("no answer.")
-
-        findings, database = self.look(port, {"current": compute})
-        finding = findings["login AWSCURRENT"]
-        assert f"{spent:.1f} seconds" in finding.seen
-        assert "scram_iterations" in finding.action
-        assert "security group" not in finding.action
-        assert (len(database.tried) == 1) == (spent > CONNECT_TIMEOUT_S)
 
     def test_says_which_addresses_do_not_answer(self, port: int) -> None:
         findings, _ = self.look(port, {"current": Inside()}, look_up=lambda _: ["127.0.0.1", "127.0.0.2"])
