@@ -28,8 +28,7 @@ class _Parser(argparse.ArgumentParser):
 def _show(text: str) -> None:
     """Show on a terminal which check has just ended, since the next may take two minutes."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        print(f"\r\x1b[K{text}", end="", file=sys.stderr, flush=True)  # noqa: T201
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -24,9 +24,6 @@ class Status(StrEnum):
     FAILED = "failed"
 
 
-_BAD = {Status.WARNING, Status.FAILED}
-
-
 @dataclass(frozen=True, slots=True)
 class Seen:
     """What a check has seen, and what to do about it. Without a status of its own it is ok, with an action a warning.
@@ -104,7 +101,7 @@ class Report:
     def to_text(self, width: int = sys.maxsize, *, quiet: bool = False) -> str:
         """Return the report for people; `quiet` leaves out all but warnings and failures."""
         reached = [finding for finding in self.findings if finding.seen != IN_THE_WAY]
-        shown = [finding for finding in reached if finding.status in _BAD or not quiet]
+        shown = [one for one in reached if one.status in {Status.WARNING, Status.FAILED} or not quiet]
         blocked = ", ".join(finding.check for finding in self.findings if finding.seen == IN_THE_WAY)
         if blocked and not quiet:
             shown.append(Finding(IN_THE_WAY, Status.NOT_REACHED, blocked))

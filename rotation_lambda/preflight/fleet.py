@@ -25,11 +25,7 @@ _DAY_S = 86_400
 
 
 def run_all(
-    environment: Mapping[str, str],
-    tell: Callable[[Report], None],
-    *,
-    seconds: float,
-    function_arn: str,
+    environment: Mapping[str, str], tell: Callable[[Report], None], *, seconds: float, function_arn: str
 ) -> list[str]:
     """Hand the report of each secret to `tell` as soon as it is there; return the secrets that there was no time for.
 

@@ -176,9 +176,8 @@ class SecretLook(Look):
         """Tell whether the secret's replicas in other Regions have what this one has."""
         replicas = self.versions.replicas
         seen = ", ".join(f"{region} {status}" for region, status in replicas.items()) or "the secret has none"
-        if "Failed" not in replicas.values():
-            return Seen(seen)
-        return Seen(seen, "Applications there read the old password. `aws secretsmanager describe-secret` says why.")
+        action = "Read why: `aws secretsmanager describe-secret`. Applications in that Region read the old password."
+        return Seen(seen, action if "Failed" in replicas.values() else "")
 
     def check_fields(self) -> Seen:
         """List the secret's keys, all but the password's value; they say how it is rotated."""

@@ -28,12 +28,11 @@ class SessionLook(DatabaseLook):
         """Look around in the session, which ends with that; only a user who changes the password needs the primary."""
         if isinstance(self.door, DatabaseError):
             raise BlockedError
-        session, self.survey = self.ask(self.door, lambda session: (session, session.survey()))
-        self.session = session
-        if not session.in_recovery:
+        self.session, self.survey = self.ask(self.door, lambda session: (session, session.survey()))
+        if not self.session.in_recovery:
             return Seen(f"the primary, PostgreSQL {self.survey.version}")
         if self.strategy is Strategy.SINGLE_USER:
-            raise DatabaseReadOnlyError(f"{name_login(session.credential)}: the server is in recovery, a standby.")
+            raise DatabaseReadOnlyError(f"{name_login(self.session.credential)}: the server is in recovery, a standby.")
         return Seen(f"a standby, PostgreSQL {self.survey.version}; changes are made elsewhere")
 
     def check_role(self) -> Seen:
@@ -104,9 +103,7 @@ class SessionLook(DatabaseLook):
             shown = self._is_in_force(there)
         answer, users = self.doors[StagingLabel.CURRENT], self.versions.users
         runs_as = None if isinstance(answer, DatabaseError) else answer.runs_as
-        self.trust = Trust(
-            self.current, lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned
-        )
+        self.trust = Trust(current, lambda user: user in users or self._is_accepted(user, shown=shown), runs_as, pinned)
         (host, port), same = superuser.address, superuser.address == current.address
         seen = f"role {superuser.username!a} at {host}:{port}, {'as in this secret' if same else 'as RDS confirms'}"
         return Seen(seen, "" if pinned else _NOT_PINNED)
@@ -118,13 +115,9 @@ class SessionLook(DatabaseLook):
         """
         if user == self.current.username:
             return shown
-        for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING):
-            value = self.values.get(label)
-            if not isinstance(value, Credential) or value.username != user:
-                continue
-            if self._is_in_force(self.current.with_password(value.password, user).at(self.superuser)):
-                return True
-        return False
+        values = [self.values.get(label) for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING)]
+        theirs = [value.password for value in values if isinstance(value, Credential) and value.username == user]
+        return any(self._is_in_force(self.current.with_password(one, user).at(self.superuser)) for one in theirs)
 
     def _is_in_force(self, login: Credential) -> bool:
         door = log_in(self.database, login)

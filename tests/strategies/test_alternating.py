@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from rotation_lambda import errors
+from rotation_lambda.postgres.session import Session
 from tests.worlds.scenes import VERSIONS, Scene, database, every_scene, lets_in, scene, set_scene, statements_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from local.servers.postgres import PostgresServer
+    from rotation_lambda.postgres.roles import Plan
     from tests.conftest import Role
 
 __all__ = ["every_scene", "scene", "set_scene"]
@@ -163,6 +165,24 @@ class TestStep:
             assert set(stored) == {"", other, "postgres"}
             assert len(stored[""]) >= len(SETTINGS)
             assert scene.settings(scene.clone) == stored
+
+    def test_a_clone_that_another_makes_meanwhile_is_taken_over(
+        self, every_scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """An administrator, or a twin, has made it since it was looked for: the change starts over."""
+        scene, plan, plans = every_scene, Session.plan, []
+
+        def and_then(session: Session, *rest: Any) -> Plan:  # noqa: ANN401 - what plan() takes
+            plans.append(plan(session, *rest))
+            if len(plans) == 2:
+                scene.query("CREATE ROLE {}", scene.clone)
+                scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
+                scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+            return plans[-1]
+
+        monkeypatch.setattr(Session, "plan", and_then)
+        assert lets_in(scene, scene.rotate())
+        assert len(plans) == 4
 
     def test_a_setting_that_the_original_has_no_more_disappears(self, scene: Scene) -> None:
         scene.role.alter("SET work_mem = '5MB'")
