@@ -354,6 +354,16 @@ class TestSecret:
         assert seen in findings["Secrets Manager"].seen
         assert len(findings) == 1
 
+    def test_looks_at_the_way_while_there_is_time_for_a_slow_look_up(
+        self, secret: Secret, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        done: list[str] = []
+        client = secret.server.client()
+        client.meta.events.register("before-call.secretsmanager.DescribeSecret", lambda **_: done.append("call"))
+        monkeypatch.setattr(secret_checks, "_try_way", done.append)
+        reached(looking(by_name=SecretsManager(client, secret.arn, FakeClock().deadline())), "Secrets Manager")
+        assert done == [client.meta.endpoint_url, "call"]
+
     @pytest.mark.parametrize(
         ("seconds", "status"),
         [(0, "ok"), (-59, "ok"), (90, "warning"), (-301, "failed"), (None, "not reached")],
