@@ -432,7 +432,7 @@ class TestEndpoint:
         assert "<RdsEndpoint>" in stack.properties("RotationFunction")["Description"]
 
     def test_of_rds_has_another_name_in_china(self) -> None:
-        """As `aws ec2 describe-vpc-endpoint-services` lists it there, and the CDK has it; Secrets Manager's does not."""
+        """As `aws ec2 describe-vpc-endpoint-services` lists it there. That of Secrets Manager has not."""
         own = {name: value.replace("arn:aws:", "arn:aws-cn:") for name, value in self.ANSWERS.items()}
         endpoint = deploy({**own, "CreateRdsEndpoint": "true"}, "aws-cn").properties("RdsEndpoint")
         assert endpoint["ServiceName"] == "cn.com.amazonaws.cn-north-1.rds"
