@@ -22,19 +22,26 @@ COLOURS = ("#1f77b4", "#ff7f0e", "#2ca02c")
 DAYS = 31
 _MONTH = range(DAYS)
 EXAMPLE: dict[str, tuple[dict[int, float], ...]] = {
-    "DaysSinceRotation": tuple({day: (day - rotated) % DAYS for day in _MONTH} for rotated in (0, 8, 16)),
+    "DaysSinceRotation": tuple({day: (day - rotated) % DAYS for day in _MONTH} for rotated in (18, 21, 27)),
     "DaysUntilExpiry": tuple({day: left - day for day in _MONTH} for left in (390, 212, 53)),
     "PreflightFailed": (dict.fromkeys(_MONTH, 0), {**dict.fromkeys(_MONTH, 0), 21: 1}, dict.fromkeys(_MONTH, 0)),
     "PreflightWarnings": (*(dict.fromkeys(_MONTH, 0.0) for _ in "12"), {day: day // 23 for day in _MONTH}),
-    "RotationSucceeded": ({0: 1}, {8: 1}, {16: 1}),
-    "OutageWindow": ({0: 240}, {8: 310}, {16: 265}),
-    "StepDuration": ({0: 510}, {8: 640}, {16: 560}),
+    "RotationSucceeded": ({18: 1}, {21: 1}, {27: 1}),
+    "OutageWindow": ({18: 240}, {21: 310}, {27: 265}),
+    "StepDuration": ({18: 510}, {21: 640}, {27: 560}),
     "StepFailed": ({}, {21: 2}, {}),
     "Recovered": ({}, {21: 1}, {}),
 }
 """What three secrets, which rotate one after the other, emit in a month: by metric, by secret, by day."""
 
-LOG = (
+ROTATED = (
+    ("@timestamp", "Secret", "outage_ms"),
+    ("08-28 03:00:12", SECRETS[2], "265"),
+    ("08-22 03:02:07", SECRETS[1], "310"),
+    ("08-19 03:00:09", SECRETS[0], "240"),
+)
+
+FAILED = (
     ("@timestamp", "secret_id", "step", "check", "code", "message", "hint"),
     (
         "08-31 06:00:09",
@@ -91,7 +98,7 @@ def _widget(one: dict[str, Any]) -> Iterator[str]:
     yield f"<rect width='{wide}' height='{high}' rx='3' fill='#fff' stroke='#d5dbdb'/>"
     yield _label(12, 20, one["properties"]["title"], size=13, more=_BOLD)
     if one["type"] == "log":
-        yield from _table(wide)
+        yield from _table(ROTATED if "RotationSucceeded" in one["properties"]["query"] else FAILED, wide)
     else:
         [[metric]] = one["properties"]["metrics"]
         name = re.search(r'MetricName="(\w+)"', metric["expression"])
@@ -166,11 +173,11 @@ def _y(value: float, top: float, high: float) -> float:
     return high - 34 - value / top * (high - _HEAD - 44)
 
 
-def _table(wide: float) -> Iterator[str]:
+def _table(rows: Sequence[tuple[str, ...]], wide: float) -> Iterator[str]:
     places = (12, 130, 290, 370, 430, 560, 900)
-    for number, row in enumerate(LOG):
+    for number, row in enumerate(rows):
         y = 52 + 26 * number
-        yield from (_label(x, y, cell, more="" if number else _BOLD) for x, cell in zip(places, row, strict=True))
+        yield from (_label(x, y, cell, more="" if number else _BOLD) for x, cell in zip(places, row, strict=False))
         yield f"<line x1='12' y1='{y + 9}' x2='{wide - 12:.0f}' y2='{y + 9}' stroke='#eaeded'/>"
 
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from fnmatch import fnmatchcase
 from typing import Any
 
 import pytest
+from samcli.lib.bootstrap.companion_stack.data_types import CompanionStack
 
 from tests.deployment.cloudformation import as_written
 from tests.worlds.pages import PAGES
@@ -74,8 +76,8 @@ UNUSED = {
 
 SAM = """cloudformation: CreateChangeSet DeleteChangeSet DeleteStack DescribeChangeSet DescribeStackEvents
     DescribeStacks ExecuteChangeSet GetTemplate GetTemplateSummary ListStackResources
-    s3: CreateBucket GetBucketLocation GetBucketPolicy ListBucket PutBucketPolicy PutBucketPublicAccessBlock
-    PutBucketTagging PutBucketVersioning PutEncryptionConfiguration PutObject
+    s3: CreateBucket DeleteObject GetBucketLocation GetBucketPolicy ListBucket PutBucketPolicy PutBucketTagging
+    PutBucketPublicAccessBlock PutBucketVersioning PutEncryptionConfiguration PutObject
     lambda: GetFunctionConfiguration logs: ListTagsForResource TagResource UntagResource"""
 """What SAM calls itself: for the stack, for the bucket of the code; and the newer names of tagging."""
 
@@ -115,6 +117,22 @@ def test_is_enough_for(kind: str) -> None:
 def test_is_no_more_than_that() -> None:
     assert granted() - actions(SAM) - set().union(*map(needed, DOCUMENTED)) == set()
     assert not [action for action in granted() if "*" in action]
+
+
+def allows(action: str, resource: str) -> bool:
+    return any(
+        action in statement["Action"] and any(fnmatchcase(resource, one) for one in statement["Resource"])
+        for statement in POLICY["Statement"]
+        if isinstance(statement["Resource"], list)
+    )
+
+
+def test_lets_sam_delete_the_stack() -> None:
+    """Which asks for a stack of images beside it first, and deletes the code from its bucket before the stack."""
+    for name in ("secret-rotation", CompanionStack("secret-rotation").stack_name):
+        assert allows("cloudformation:DescribeStacks", f"arn:aws:cloudformation:REGION:ACCOUNT:stack/{name}/*")
+    assert not allows("cloudformation:DescribeStacks", "arn:aws:cloudformation:REGION:ACCOUNT:stack/another/*")
+    assert "s3:DeleteObject" in granted()
 
 
 def test_names_what_it_is_limited_to() -> None:

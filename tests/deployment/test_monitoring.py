@@ -127,8 +127,15 @@ class TestDashboard:
             assert (widget["stat"], widget["period"]) == (statistic, period)
             assert widget["region"] == "us-east-1"
 
+    def test_lists_the_rotations_of_a_month_from_the_functions_log(self) -> None:
+        """A search finds only metrics that had a value in the last two weeks, and rotations are monthly by default."""
+        [log, _] = widgets("log")
+        query = "SOURCE '<LogGroup>' | fields @timestamp, Secret, OutageWindow.0 as outage_ms"
+        assert log["query"].startswith(f"{query} | filter ispresent(RotationSucceeded.0) |")
+        assert {"RotationSucceeded", "OutageWindow"} < metrics.UNITS.keys()
+
     def test_shows_what_failed_from_the_functions_log(self) -> None:
-        [log] = widgets("log")
+        [_, log] = widgets("log")
         assert log["query"].startswith("SOURCE '<LogGroup>' | fields ")
         assert {"code", "hint", "check", "secret_id", "step"} <= set(re.findall(r"\w+", log["query"]))
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from rotation_lambda import deadline
 from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
@@ -339,6 +340,11 @@ class TestFunction:
         assert "DeletionPolicy" not in stack.resources["LogGroup"]
         assert "KmsKeyId" not in stack.properties("LogGroup")
 
+    def test_keeps_its_log_for_as_long_as_cloudwatch_can(self) -> None:
+        schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", "AWS::Logs::LogGroup").schema
+        days = TEMPLATE["Parameters"]["LogRetentionDays"]["AllowedValues"]
+        assert days == schema["properties"]["RetentionInDays"]["enum"]
+
     def test_keeps_its_log_when_the_stack_goes_if_asked(self) -> None:
         """Under another name, since CloudFormation makes the new group before it deletes the old one."""
         stack = deploy({**TWO_ANSWERS, "RetainLogGroup": "true"})
@@ -424,6 +430,12 @@ class TestEndpoint:
         assert stack.properties("RdsEndpoint")["ServiceName"] == "com.amazonaws.us-east-1.rds"
         assert stack.properties("RdsEndpoint")["SecurityGroupIds"] == ["<EndpointSecurityGroup>.GroupId"]
         assert "<RdsEndpoint>" in stack.properties("RotationFunction")["Description"]
+
+    def test_of_rds_has_another_name_in_china(self) -> None:
+        """As `aws ec2 describe-vpc-endpoint-services` lists it there. That of Secrets Manager has not."""
+        own = {name: value.replace("arn:aws:", "arn:aws-cn:") for name, value in self.ANSWERS.items()}
+        endpoint = deploy({**own, "CreateRdsEndpoint": "true"}, "aws-cn").properties("RdsEndpoint")
+        assert endpoint["ServiceName"] == "cn.com.amazonaws.cn-north-1.rds"
 
     def test_is_there_before_rotation_is_switched_on(self) -> None:
         assert "<Endpoint>" in deploy(self.ANSWERS).properties("RotationFunction")["Description"]

@@ -70,6 +70,9 @@ def test_terraform_has_parameters_and_outputs_of_the_template() -> None:
 
 def test_terraform_does_not_rotate_when_it_is_applied() -> None:
     assert "rotate_immediately  = false" in TERRAFORM
+    provider = re.search(r'source +=.+/aws"\n +version = ">= (\d+)\.(\d+)"', TERRAFORM)
+    assert provider
+    assert (int(provider[1]), int(provider[2])) >= (5, 33)  # the first to have it; others rotate, or fail
     assert "CAPABILITY_AUTO_EXPAND" in TERRAFORM  # for the template's Transform
 
 
