@@ -173,11 +173,12 @@ class SecretLook(Look):
         return Seen(f"{seen}: a rotation is at work, or got stuck", action)
 
     def check_replicas(self) -> Seen:
-        """Tell whether the secret's replicas in other Regions have what this one has."""
-        replicas = self.versions.replicas
+        """Tell whether the secret's replicas in other Regions have what this one has, an hour after it at most."""
+        replicas, last = self.versions.replicas, self.description.last_rotated
+        hopeless = {"Failed"} if last and datetime.now(UTC) - last < timedelta(hours=1) else {"Failed", "InProgress"}
         seen = ", ".join(f"{region} {status}" for region, status in replicas.items()) or "the secret has none"
         action = "Read why: `aws secretsmanager describe-secret`. Applications in that Region read the old password."
-        return Seen(seen, action if "Failed" in replicas.values() else "")
+        return Seen(seen, action if hopeless & {*replicas.values()} else "")
 
     def check_fields(self) -> Seen:
         """List the secret's keys, all but the password's value; they say how it is rotated."""

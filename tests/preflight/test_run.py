@@ -380,9 +380,24 @@ class TestSecret:
             findings = self.findings(keeper, ours)
             assert findings["rotation"].status == status
 
-    @pytest.mark.parametrize(("state", "status"), [("InSync", "ok"), ("Failed", "warning")])
-    def test_says_that_a_replica_is_not_in_step(self, state: str, status: str) -> None:
-        finding = looking(versions=SecretVersions({}, replicas={"eu-west-1": state})).find("replicas")
+    @pytest.mark.parametrize(
+        ("state", "hours", "status"),
+        [
+            ("InSync", None, "ok"),
+            ("InSync", 2, "ok"),
+            ("InProgress", 0.9, "ok"),
+            ("InProgress", 2, "warning"),
+            ("InProgress", None, "warning"),
+            ("Failed", 0.9, "warning"),
+        ],
+    )
+    def test_says_that_a_replica_is_not_in_step(
+        self, state: str, hours: float | None, status: str, secret: Secret
+    ) -> None:
+        description = SecretsManager(secret.server.client(), secret.arn, FakeClock().deadline()).describe()
+        last = None if hours is None else NOW - timedelta(hours=hours)
+        replicated = SecretVersions({}, replicas={"eu-west-1": state})
+        finding = looking(description=replace(description, last_rotated=last), versions=replicated).find("replicas")
         assert (finding.status, finding.seen) == (status, f"eu-west-1 {state}")
 
     def test_says_that_a_rotation_is_overdue(self, secret: Secret) -> None:
