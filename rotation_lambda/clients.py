@@ -86,12 +86,17 @@ class Failure(NamedTuple):
 
 
 def ask(
-    call: Callable[[], _Answer], deadline: Deadline, read: Callable[[Failure], Exception], *, patient: bool = False
+    call: Callable[[], _Answer],
+    deadline: Deadline,
+    read: Callable[[Failure], Exception],
+    *,
+    patient: bool = False,
+    answered: bool = False,
 ) -> _Answer:
     """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
 
-    A `patient` call is tried until the deadline, and so is one that the service answers; another READS times. None
-    begins with less time left than it may need, nor than the one before has taken.
+    A `patient` call is tried until the deadline, one that is patient if `answered` while the service answers, another
+    READS times. None begins with less time left than it may need, nor than the one before has taken.
     Raises what `read` makes of the last failure, which says how long the function waited.
     """
     failure = Failure("was not called: the function's time is up")
@@ -101,7 +106,7 @@ def ask(
         try:
             return call()
         except (ClientError, BotoCoreError) as error:
-            failure, patient = _read(error), patient or isinstance(error, ClientError)
+            failure, patient = _read(error), patient or (answered and isinstance(error, ClientError))
         needed = max(CALL_S, deadline.clock() - before)
         pause = min(_FIRST_PAUSE_S * 2**tries, _LONGEST_PAUSE_S)
         tries += 1

@@ -84,14 +84,14 @@ class Deadline:
         ask: Callable[[], _Answer],
         reserve: float = 0.0,
         *,
-        passes: Callable[[DatabaseError], bool] = lambda error: error.unknown,
+        passes: Callable[[DatabaseError], bool] | None = None,
         at_most: float | None = None,
     ) -> _Answer:
         """Repeat the question, with growing pauses, while its failure `passes`; for `at_most` seconds, to the reserve.
 
-        An *unknown* answer does: a server that wakes up, fails over or is overloaded answers soon. A host that DNS does
-        not know is asked for twice. The first try is logged with cause and hint. The last error says how long the
-        function waited, and what came before it where that was something else.
+        As a rule an *unknown* answer does: a server that wakes up, fails over or is overloaded answers soon; but a host
+        that DNS does not know is asked for twice. The first try is logged with cause and hint. The last error says how
+        long the function waited, and what came before it where that was something else.
         """
         began, pause, tries, before = self.clock(), 0.5, 1, ""
         reserve = max(reserve, self.end - began - (at_most or MOST_WAIT_S))
@@ -100,7 +100,8 @@ class Deadline:
                 return ask()
             except DatabaseError as error:
                 failure = error
-            again = passes(failure) and not (isinstance(failure, HostNotFoundError) and tries > 1)
+            stays = isinstance(failure, HostNotFoundError) and tries > 1
+            again = passes(failure) if passes else failure.unknown and not stays
             waited, left = self.clock() - began, self.left(reserve)
             if not again or not self.pause(pause, reserve):
                 break

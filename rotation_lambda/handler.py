@@ -91,12 +91,12 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         logger.append_keys(strategy=settings.strategy)
         deadline = Deadline.after(context.get_remaining_time_in_millis())
         client = clients.secrets_manager()
-        description = SecretsManager(client, event.secret_id, deadline).describe()
+        description = SecretsManager(client, event.secret_id, deadline, patient=True).describe()
         versions = description.versions
         logger.append_keys(secret_id=description.arn)
         versions.check(token, event.step)
         memory = Memory(token, 0.0) if versions.is_current(token) else _recall(description.arn, token)
-        secrets = SecretsManager(client, description.arn, deadline, values=memory.values)
+        secrets = SecretsManager(client, description.arn, deadline, values=memory.values, patient=True)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
         superusers = Superusers(

@@ -394,7 +394,10 @@ class Rotation:
         try:
             return change()
         except errors.PasswordChangeError as error:
-            if not error.in_doubt or self._disproof(login, reserve):
+            if not error.in_doubt:
+                raise
+            if doubt := self._disproof(login, reserve):
+                error.what += f" The login that would tell: {doubt.what}"
                 raise
         return []
 

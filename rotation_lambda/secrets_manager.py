@@ -48,15 +48,17 @@ class Description:
 class SecretsManager:
     """One secret in Secrets Manager.
 
-    A call whose failure may pass is repeated until the deadline, a read that gets no answer only a few times. Every
-    method raises SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote what
-    was sent, so they never leave clients.ask(). `values` are those of versions that are known already.
+    A call whose failure may pass is repeated: a write until the deadline, a read a few times. Of a `patient` one, the
+    secret that is rotated, what a step cannot do without is read until the deadline, too, while the service answers.
+    Every method raises SecretsManagerError or one of its kinds when the call fails: botocore's own exceptions can quote
+    what was sent, so they never leave clients.ask(). `values` are those of versions that are known already.
     """
 
     client: SecretsManagerClient
     secret_id: str
     deadline: Deadline
     values: dict[str, str] = field(default_factory=dict, kw_only=True, repr=False)
+    patient: bool = field(default=False, kw_only=True)
 
     def describe_secret(self) -> SecretVersions:
         """Return the staging labels as they are now."""
@@ -64,7 +66,8 @@ class SecretsManager:
 
     def describe(self) -> Description:
         """Return all that is known of the secret but its values (AWS: DescribeSecret)."""
-        answer = self._ask("DescribeSecret", None, lambda: self.client.describe_secret(SecretId=self.secret_id))
+        call = partial(self.client.describe_secret, SecretId=self.secret_id)
+        answer = self._ask("DescribeSecret", None, call, answered=self.patient)
         date = answer["ResponseMetadata"]["HTTPHeaders"].get("date")
         tags = {tag["Key"]: tag["Value"] for tag in answer.get("Tags", [])}
         return Description(
@@ -94,7 +97,7 @@ class SecretsManager:
         if version in self.values:
             return self.values[version]
         call = partial(self.client.get_secret_value, SecretId=self.secret_id, VersionId=version)
-        answer = self._ask("GetSecretValue", version, call)
+        answer = self._ask("GetSecretValue", version, call, answered=self.patient)
         if "SecretString" not in answer:
             raise errors.InvalidSecretError(f"Version {version} has a SecretBinary instead of a SecretString.")
         self.values[version] = answer["SecretString"]
@@ -174,12 +177,10 @@ class SecretsManager:
         list_all = partial(_every_page, partial(self.client.list_secrets, MaxResults=100), "SecretList")
         return {one["ARN"]: one.get("RotationLambdaARN") for one in self._ask("ListSecrets", None, list_all)}
 
-    def _ask(
-        self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False
-    ) -> _Answer:
+    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer], **patience: bool) -> _Answer:
         """Make a call, repeated where that may help."""
         read = partial(_read, operation=operation, secret_id=self.secret_id, version=version)
-        return clients.ask(call, self.deadline, read, patient=patient)
+        return clients.ask(call, self.deadline, read, **patience)
 
 
 def _every_page(call: Callable[..., Any], key: str) -> list[Any]:

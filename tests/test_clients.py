@@ -6,7 +6,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -435,16 +435,34 @@ class TestRepetition:
             assert len(clock.pauses) == clients.READS - 1
 
     @pytest.mark.parametrize(("status", "code"), [(400, "ThrottlingException"), (503, "ServiceUnavailable")])
-    def test_of_a_read_that_the_service_answers_lasts_until_the_deadline(
+    def test_of_a_read_that_the_service_answers_lasts_until_the_deadline_where_a_step_needs_it(
         self, status: int, code: str, moody: Secret
     ) -> None:
         """In finishSecret applications are locked out meanwhile."""
-        clock = FakeClock()
         MOOD.times, MOOD.status, MOOD.code = None, status, code
-        with pytest.raises(errors.SecretsManagerError, match=f"failed with {code}") as caught:
-            open_secret(moody, clock, 59).describe_secret()
-        assert 59 - clients.CALL_S - 5 < clock.now <= 59 - clients.CALL_S
-        assert ("quota" in caught.value.hint) == (status == 400)
+        asks: list[Callable[[SecretsManager], object]] = [read, lambda secrets: secrets.get_secret_value("v" * 32)]
+        for ask in asks:
+            clock = FakeClock()
+            with pytest.raises(errors.SecretsManagerError, match=f"failed with {code}") as caught:
+                ask(replace(open_secret(moody, clock, 59), patient=True))
+            assert 59 - clients.CALL_S - 5 < clock.now <= 59 - clients.CALL_S
+            assert ("quota" in caught.value.hint) == (status == 400)
+
+    def test_of_any_other_read_is_bounded(self, moody: Secret) -> None:
+        """What a step, or a preflight, can do without takes no time from all else: nor does another's secret."""
+        MOOD.times, MOOD.status, MOOD.code = None, 400, "ThrottlingException"
+        asks: list[tuple[Callable[[SecretsManager], object], bool]] = [
+            (read, False),
+            (lambda secrets: secrets.get_secret_value("v" * 32), False),
+            (lambda secrets: secrets.get_random_password(PasswordPolicy()), True),
+            (lambda secrets: secrets.list_secret_version_ids(), True),
+            (lambda secrets: secrets.list_secrets(), True),
+        ]
+        for ask, patient in asks:
+            moody.server.calls.clear()
+            with pytest.raises(errors.SecretsManagerError, match="failed with ThrottlingException"):
+                ask(replace(open_secret(moody, FakeClock(), 600), patient=patient))
+            assert len(moody.server.calls) == clients.READS
 
     def test_begins_with_no_less_time_than_the_call_before_has_taken(
         self, moody: Secret, monkeypatch: pytest.MonkeyPatch

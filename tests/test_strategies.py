@@ -271,6 +271,21 @@ class TestChange:
         assert world.database.changes == ["pending"]
         assert world.database.open_sessions == 0
 
+    def test_waits_for_a_host_that_dns_does_not_know_for_a_moment_once_the_password_is_changed(self) -> None:
+        world = created()
+        refused_after_the_change(world, errors.HostNotFoundError("not known"))
+        world.database.at_login[7] = world.database.trouble.clear
+        world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.clock.now > 5
+
+    def test_tells_what_the_login_found_after_a_commit_without_an_answer(self) -> None:
+        world = created()
+        lost = errors.PasswordChangeError("COMMIT was not confirmed", sqlstate=None, in_doubt=True)
+        world.database.change_trouble = [lost]
+        with pytest.raises(errors.PasswordChangeError, match="The login that would tell: AWSPENDING, version"):
+            world.take(Step.SET_SECRET)
+
     def test_hints_at_what_silence_comes_from_where_no_answer_proved_the_change(self) -> None:
         world = created()
         refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))

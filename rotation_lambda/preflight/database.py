@@ -51,8 +51,8 @@ class DatabaseLook(SecretLook):
             roots = tls.read_roots(file)
         except OSError:
             raise errors.ConfigurationError("The file of PGSSLROOTCERT cannot be read.") from None
-        seen = f"{tls.describe(file)}: {roots.count} certificates, the newest of {roots.newest:%Y-%m}, "
-        seen += f"the first to expire on {roots.first_expires:%Y-%m-%d}"
+        seen = f"{tls.describe(file)}: {roots.count} certificate{'s' * (roots.count > 1)}, "
+        seen += f"the newest of {roots.newest:%Y-%m}, the first to expire on {roots.first_expires:%Y-%m-%d}"
         if trusted == PLATFORM_ROOTS:  # they are many and of all ages: those that expire are renewed with the platform
             return Seen(seen)
         days, action = roots.days_left, ""

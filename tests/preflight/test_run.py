@@ -909,7 +909,7 @@ class TestDatabase(Looking):
             login = {"tls_server_name": f"db.c1x2y3.{region}.rds.amazonaws.com"}
             finding = self.look(port, {"current": Inside()}, login=login)[0]["trusted roots"]
             assert finding.status == status
-            assert f"{count} certificates" in finding.seen
+            assert f"{count} certificate{'s' if count > 1 else ''}," in finding.seen
             assert region in finding.seen
             assert ("make bundle" in finding.action) == (status == "warning")
         (tmp_path / "broken.pem").write_text("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n")

@@ -136,13 +136,11 @@ class WatchedSecretsManager(SecretsManager):
     effects: Effects
     world: World
 
-    def _ask(
-        self, operation: str, version: str | None, call: Callable[[], _Answer], *, patient: bool = False
-    ) -> _Answer:
+    def _ask(self, operation: str, version: str | None, call: Callable[[], _Answer], **patience: bool) -> _Answer:
         if operation == "PutSecretValue":
-            return super()._ask(operation, version, call, patient=patient)
+            return super()._ask(operation, version, call, **patience)
         with self.effects.one(operation):
-            return super()._ask(operation, version, call, patient=patient)
+            return super()._ask(operation, version, call, **patience)
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
         """Refuse a second value, as AWS does: moto overwrites that of a version with AWSPENDING."""
