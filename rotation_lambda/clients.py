@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
     from rotation_lambda.deadline import Deadline
 
+    _Read = Callable[["Failure"], Exception]
+
 logger = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S, READ_TIMEOUT_S = 3, 5
@@ -86,12 +88,7 @@ class Failure(NamedTuple):
 
 
 def ask(
-    call: Callable[[], _Answer],
-    deadline: Deadline,
-    read: Callable[[Failure], Exception],
-    *,
-    patient: bool = False,
-    answered: bool = False,
+    call: Callable[[], _Answer], deadline: Deadline, read: _Read, *, patient: bool = False, answered: bool = False
 ) -> _Answer:
     """Return the call's answer, tried again while its failure may pass: throttling, 5xx, a connection that was lost.
 
