@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rotation_lambda import clients
 from rotation_lambda.errors import AccessDeniedError, RdsError
@@ -17,8 +17,7 @@ if TYPE_CHECKING:
     from rotation_lambda.deadline import Deadline
 
 
-@dataclass(frozen=True, slots=True)
-class Server:
+class Server(NamedTuple):
     """An instance or a cluster: the (host, port) pairs that lead to it, the writer's first.
 
     `cluster` is the one that an instance belongs to, a cluster's own name; `sources` name what it is a replica of, by

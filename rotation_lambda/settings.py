@@ -109,8 +109,7 @@ class PasswordPolicy:
     @property
     def parameters(self) -> dict[str, Any]:
         """The parameters of GetRandomPassword, whose names are those of the variables in CamelCase."""
-        named = ((name, one.name) for one in fields(self) for name in one.metadata)
-        return {name.title().replace("_", ""): getattr(self, own) for name, own in named}
+        return {name.title().replace("_", ""): getattr(self, one.name) for one in fields(self) for name in one.metadata}
 
     @property
     def characters(self) -> frozenset[str]:

@@ -125,7 +125,7 @@ _LIBPQS = (
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
     _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
-_VERIFIER = re.compile(r"SCRAM-SHA-256\$[^\s']+|md5[0-9a-f]{32}")
+_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s']+|md5[0-9a-f]{32}")
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 

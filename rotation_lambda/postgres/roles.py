@@ -20,8 +20,9 @@ _PER_MEMBERSHIP = 160000
 # pg_has_role goes through memberships without INHERIT and SET too, and so does ALTER ROLE, but not GRANT.
 _ADMIN = """({0}.rolsuper
     OR EXISTS (SELECT FROM edge WHERE roleid = {1} AND admin_option AND pg_has_role({0}.oid, member, {2})))"""
-# Who may change a role's password, or come by its rights, without us: by attribute, ADMIN OPTION or SET ROLE.
-_MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "%(sound)s")} OR pg_has_role({{0}}.oid, {{1}}.oid, %(set)s)
+# Who may grant a role without us: by attribute, or by an ADMIN OPTION. What takes SET ROLE does not count: a grantor is
+# whose rights were used, and a member of it that only inherits them may have used them.
+_MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
     OR {{0}}.rolcreaterole AND NOT {{1}}.rolsuper AND %(version)s < 160000)"""
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
@@ -55,7 +56,8 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
     ARRAY(SELECT ARRAY[rolname::text, (bool_or(inherits) AND bool_or(sets))::text]
         FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
-        EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s) ORDER BY 1),
+        EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s)
+            OR name !~ '^[A-Z]' AND pg_has_role(mine.oid, oid, 'USAGE') ORDER BY 1),
     ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
         WHERE start = it.oid AND role <> start AND NOT (pg_has_role(mine.oid, role, %(sound)s)
             AND {_ADMIN.format("mine", "role", "%(sound)s")} >= pg_has_role(it.oid, role, 'MEMBER WITH ADMIN OPTION')
@@ -65,7 +67,8 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
     EXISTS (SELECT FROM edge LEFT JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
         AND (inherits OR sets) AND (one.oid IS NULL OR {_MAY.format("one", "it")})),
     ARRAY(SELECT one.rolname::text FROM edge JOIN pg_roles AS one ON one.oid = member
-        WHERE roleid = it.oid AND member <> asking.oid AND NOT {_MAY.format("one", "mine")} ORDER BY 1),
+        WHERE roleid = it.oid AND member <> asking.oid AND NOT pg_has_role(one.oid, mine.oid, 'USAGE')
+            AND NOT {_MAY.format("one", "mine")} ORDER BY 1),
     asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     asking.rolsuper OR asking.rolcreaterole, %(version)s < 160000 OR {_ADMIN.format("asking", "it.oid", "'USAGE'")},
@@ -193,7 +196,7 @@ def parameters(current: Credential, pending: Credential, version: int) -> dict[s
     return {**users, "dbname": current.dbname, "set": sets, "sound": sound, "version": version}
 
 
-def read_roles(rows: list[tuple[Any, ...]]) -> dict[str, Role]:
+def read_roles(rows: list[list[Any]]) -> dict[str, Role]:
     """Read the rows of QUERY."""
     columns = [column.name for column in fields(Role)]
     roles = [dict(zip(columns, row, strict=True)) for row in rows]

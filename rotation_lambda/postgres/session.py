@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from contextlib import suppress
 from dataclasses import dataclass, field
 from select import select
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
+    from psycopg2.extensions import cursor as Cursor  # noqa: N812
 
     from rotation_lambda.credential import Credential
     from rotation_lambda.deadline import Deadline
@@ -79,6 +81,7 @@ _CHANGE = (
 _EMPTY_ALTER = 160000  # since when ALTER ROLE without an option is open to the role itself
 _READ_ONLY = {"25006", "0A000"}
 _MISFITS = TypeError, ValueError, OverflowError, RecursionError  # what psycopg2 and we make of a stranger's rows
+_TEXT = 25  # the oid of its type
 _MISFIT = "the server's answer is not to what was asked"
 _LOCKED = "55P03"  # lock_not_available: lock_timeout has struck
 _IN_DOUBT = (
@@ -89,7 +92,6 @@ _ROLLED_BACK = "terminating connection due to idle-in-transaction timeout"  # â€
 # SQLSTATEs, or how they begin, of what ends a session: broken connections, timeouts, shutdowns.
 _ENDED = ("08", "25P03", "25P04", "57P")
 _NOT_HERE = {"42", "22"}  # the classes of what is forbidden, missing or not a value: another user may do it
-_MADE_MEANWHILE = "42710"
 _CHANGE_HINTS = {
     "": "Wait: Secrets Manager retries. If it happens again, find in the server's log why it ended this session.",
     "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
@@ -186,7 +188,7 @@ class Session:
     def plan(self, pending: Credential, trust: Trust) -> roles.Plan:
         """Return what a superuser's change_password() would do beside changing the password; nothing is changed."""
         version = self._connection.info.server_version
-        rows = self._execute(roles.QUERY, roles.parameters(trust.current, pending, version))
+        rows = self._rows(roles.QUERY, roles.parameters(trust.current, pending, version))
         return roles.make_plan(roles.Roles(roles.read_roles(rows), self.credential.username, version), pending, trust)
 
     def rehearse(self, pending: Credential, trust: Trust) -> roles.Plan:
@@ -243,13 +245,13 @@ class Session:
             self._attempt(lambda: self._alter(_BEGIN, login))
 
     def _alter(self, begin: str, pending: Credential, trust: Trust | None = None) -> list[str]:
-        algorithm = SCRAM
         if trust:
             self.plan(pending, trust)  # the logins that it may ask for hold no row meanwhile
-        if self.authentication == MD5 and self._ask(str, "SHOW password_encryption") == MD5:
-            algorithm = MD5
+        by_md5 = self.authentication == MD5 and self._ask(str, "SELECT current_setting('password_encryption')") == MD5
+        algorithm = MD5 if by_md5 else SCRAM
         # libpq goes by what the server says of it, and computes them all in one call.
-        if int(self._connection.get_parameter_status("scram_iterations") or 0) > MOST_ITERATIONS:
+        iterations = self._connection.get_parameter_status("scram_iterations")
+        if iterations is not None and not LEAST_ITERATIONS <= int(iterations) <= MOST_ITERATIONS:
             raise read_answer(_MISFIT, self.credential)
         verifier = str(encrypt_password(pending.password, pending.username, self._connection, algorithm))
         self._execute(begin)
@@ -271,7 +273,7 @@ class Session:
             with suppress(psycopg2.Error, TimeoutError, *_MISFITS):
                 self._execute("ROLLBACK")
                 if getattr(error, "pgcode", None) == _LOCKED:
-                    holders = ", ".join(ascii(holder) for (holder,) in self._execute(HOLDERS)) or "none any more"
+                    holders = ", ".join(ascii(holder) for (holder,) in self._rows(HOLDERS)) or "none any more"
                     what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
                     failure = errors.RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
         raise failure
@@ -284,7 +286,7 @@ class Session:
             try:
                 self._execute(f"SAVEPOINT change; {change.statement}; RELEASE SAVEPOINT change")
             except psycopg2.Error as error:
-                if (error.pgcode or "")[:2] not in _NOT_HERE or error.pgcode == _MADE_MEANWHILE:
+                if (error.pgcode or "")[:2] not in _NOT_HERE or error.pgcode == "42710":  # made meanwhile
                     raise
                 denied.append(change)
                 reasons.append(_cause(error))
@@ -302,7 +304,7 @@ class Session:
     ) -> _Result:
         """Return what is read of the one row of a query whose failure says nothing about a password."""
         try:
-            [row] = self._execute(query, parameters, seconds)
+            [row] = self._rows(query, parameters, seconds)
             return read(*row)
         except _MISFITS:
             failure = read_answer(_MISFIT, self.credential)
@@ -313,16 +315,19 @@ class Session:
                 failure = read_answer(str(error), self.credential)
         raise failure
 
-    def _execute(
-        self,
-        query: str,
-        parameters: Any = None,  # noqa: ANN401 - psycopg2's own
-        seconds: float = ANSWER_TIMEOUT_S,
-    ) -> list[tuple[Any, ...]]:
+    def _rows(self, query: str, parameters: object = None, seconds: float = ANSWER_TIMEOUT_S) -> list[list[Any]]:
+        """Return the rows, each as a line of JSON: of a stranger's types psycopg2 reads some that end the process."""
+        row = "(SELECT json_agg(value) FROM json_each(row_to_json(it)))::text"
+        cursor = self._execute(f"SELECT {row} FROM ({query}) AS it", parameters, seconds)
+        if [column.type_code for column in cursor.description or ()] != [_TEXT]:
+            raise ValueError
+        return [json.loads(text) for (text,) in cursor.fetchall()]
+
+    def _execute(self, query: str, parameters: Any = None, seconds: float = ANSWER_TIMEOUT_S) -> Cursor:  # noqa: ANN401
         cursor = self._connection.cursor()
         cursor.execute(query, parameters)
         wait(self._connection, min(seconds, self._deadline.left()))
-        return cursor.fetchall() if cursor.description else []
+        return cursor
 
 
 def _read_change_failure(error: Exception, credential: Credential, *, committing: bool) -> errors.DatabaseError:
@@ -347,4 +352,4 @@ def _cause(error: Exception) -> str:
         return _MISFIT
     if error.pgcode is None:
         return f"the session broke: {one_line(str(error))}"
-    return f"{one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode}"
+    return f"{one_line(error.diag.message_primary or '')}, SQLSTATE {error.pgcode[:5]}"

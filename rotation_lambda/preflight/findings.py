@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import RotationError
+from rotation_lambda.errors import RotationError, UnexpectedError
 
 IN_THE_WAY = "another check stands in the way"
 
@@ -150,7 +150,9 @@ class Look:
                 finding = self.table[check](self).of(check)
             except BlockedError:
                 pass
-            except RotationError as error:
+            except Exception as caught:  # noqa: BLE001 - a stranger answers anything, and its text could quote a secret
+                foreign = UnexpectedError(f"The check ended in {type(caught).__name__}.")
+                error = caught if isinstance(caught, RotationError) else foreign
                 if error not in self.reported:
                     self.reported.append(error)
                     finding = Finding(check, Status.FAILED, error.what, error.hint, error.code)

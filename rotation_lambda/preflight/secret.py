@@ -224,8 +224,7 @@ def _try_way(endpoint: str) -> str:
     began, told = time.monotonic(), f"DNS does not know {host}"
     try:
         address = str(socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][4][0])
-        place = host if host == address else f"{host} is {address}"
-        place += f", a {'private' if ip_address(address).is_private else 'public'} address"
+        place = f"{host} is {address}, a {'private' if ip_address(address).is_private else 'public'} address"
         told = f"{place}; TCP to port {port} fails"
         socket.create_connection((address, port), timeout=REACH_TIMEOUT_S).close()
     except OSError as error:

@@ -632,13 +632,13 @@ class TestNotes:
 
 class TestReading:
     def test_makes_roles_of_rows(self) -> None:
-        row = (
+        row = [
             *("app", ["CREATEROLE"], True, True, -1, "infinity"),
             [["", "search_path", "a, b"], ["shop", "role", "x=y"]],
             [["readers", "true"], ["writers", "false"]],
             *(["pg_monitor"], ["beyond"], True, True, ["mallory"], False, False, False),
             *(["shop (3)"], True, True, 2, "owner"),
-        )
+        ]
         assert roles.read_roles([row]) == {
             "app": roles.Role(
                 "app",

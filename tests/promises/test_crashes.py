@@ -57,6 +57,7 @@ def quick() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=20ms"))
         patch.setitem(session._SETTINGS, "scram_iterations", (160000, "'1'"))
+        patch.setattr(session, "LEAST_ITERATIONS", 1)
         yield
     logging.disable(logging.NOTSET)
     sys.setswitchinterval(usual)

@@ -43,6 +43,7 @@ from tests.worlds.sample import MODE
 
 if TYPE_CHECKING:
     from psycopg2.extensions import connection as Connection  # noqa: N812 - a class, whatever psycopg2 calls it
+    from psycopg2.extensions import cursor as Cursor  # noqa: N812 - a class, whatever psycopg2 calls it
 
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
@@ -156,7 +157,7 @@ class WatchedSession(Session):
 
     effects: Effects = field(kw_only=True)
 
-    def _execute(self, query: str, *how: Any, **named: Any) -> list[tuple[Any, ...]]:  # noqa: ANN401 - as in the house
+    def _execute(self, query: str, *how: Any, **named: Any) -> Cursor:  # noqa: ANN401 - as in the house
         with self.effects.one(" ".join(re.split(r"[;(]", query)[0].split()[:2])):
             return super()._execute(query, *how, **named)
 
