@@ -108,20 +108,25 @@ def rows(columns: list[int], *found: list[bytes | None]) -> bytes:
     return message(b"T", struct.pack("!H", len(columns)) + described) + sent + DONE
 
 
-TEXT, INTEGER, BOOLEAN, TIME = 25, 23, 16, 1114
-WHO: list[bytes | None] = [b"app", b"app", b"1", b"f", b"f"]
-LOOKS_HONEST = rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], WHO)
+TEXT, INTEGERS, NUMBER, TIME = 25, 1007, 1700, 1114
+WHO = b'["app", "app", 1, false, false]'
+LOOKS_HONEST = rows([TEXT], [WHO])
 ANSWERS = {
     "a copy in both ways": message(b"W", b"\0\0\0"),
     "a copy that goes out": message(b"H", b"\0\0\0"),
     "no row": COLUMN + DONE,
     "nothing": message(b"I", b"") + message(b"Z", b"I"),
     "one column": rows([TEXT], [b"x"]),
-    "two rows": rows([TEXT] * 5, WHO, WHO),
-    "no number": rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], [*WHO[:2], b"abc", *WHO[3:]]),
-    "no UTF-8": rows([TEXT, TEXT, INTEGER, BOOLEAN, BOOLEAN], [b"\xff", *WHO[1:]]),
-    "an odd time": rows([TIME] * 5, [b"999999999999-01-01 00:00:00"] * 5),
-    "deep JSON": rows([TEXT, 3802, INTEGER, BOOLEAN, BOOLEAN], [b"app", b"[" * 9000 + b"]" * 9000, *WHO[2:]]),
+    "null": rows([TEXT], [None]),
+    "two rows": rows([TEXT], [WHO], [WHO]),
+    "two columns": rows([TEXT, TEXT], [WHO, WHO]),
+    "too few values": rows([TEXT], [b'["app"]']),
+    "no list": rows([TEXT], [b"5"]),
+    "no number": rows([NUMBER], [b"abc"]),
+    "no UTF-8": rows([TEXT], [b"\xff"]),
+    "an odd time": rows([TIME], [b"999999999999-01-01 00:00:00"]),
+    "deep JSON": rows([TEXT], [b"[" * 9000 + b"]" * 9000]),
+    "an array without an end, over which psycopg2 ends the process": rows([INTEGERS], [b'{"a']),
 }
 
 
@@ -231,12 +236,13 @@ class TestAVerifier:
     @pytest.mark.parametrize(
         ("first", "then"),
         [
-            (LOOKS_HONEST, rows([TEXT], [None])),  # libpq would ask once more by itself, and wait without an end
-            (message(b"S", b"scram_iterations\x002147483647\0") + LOOKS_HONEST, rows([TEXT], [b"scram-sha-256"])),
-            (message(b"S", b"scram_iterations\0many\0") + LOOKS_HONEST, rows([TEXT], [b"scram-sha-256"])),
-            (LOOKS_HONEST, rows([TEXT, TEXT], [b"md5", b"md5"])),
+            (LOOKS_HONEST, rows([TEXT], [b"[null]"])),  # libpq would ask once more by itself, and wait without an end
+            (message(b"S", b"scram_iterations\x002147483647\0") + LOOKS_HONEST, rows([TEXT], [b'["scram-sha-256"]'])),
+            (message(b"S", b"scram_iterations\0many\0") + LOOKS_HONEST, rows([TEXT], [b'["scram-sha-256"]'])),
+            (message(b"S", b"scram_iterations\x001\0") + LOOKS_HONEST, rows([TEXT], [b'["scram-sha-256"]'])),
+            (LOOKS_HONEST, rows([TEXT], [b'["md5", "md5"]'])),
         ],
-        ids=["of no form", "of very many iterations", "of a word of iterations", "of two forms"],
+        ids=["of no form", "of very many iterations", "of a word of iterations", "of one iteration", "of two forms"],
     )
     def test_is_not_made_without_an_end(self, first: bytes, then: bytes) -> None:
         def talk(connection: socket.socket, _: bytes) -> None:

@@ -214,6 +214,49 @@ class TestAnotherTeamsUser:
             scene.fail(errors.RoleNotPreparedError)
         assert victim.lets_in(victim.password) is not is_one
 
+    @pytest.mark.parametrize("version", SINCE_16)
+    def test_keeps_it_though_a_group_in_whose_name_it_was_made_a_member_may_become_it(
+        self,
+        version: int,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: MakeRole,
+    ) -> None:
+        """Who only inherits the group's rights may not become it, and grants in its name (PostgreSQL: GRANT)."""
+        scene = set_scene(postgres_of(version))
+        victim = self.victim(scene, make_role)
+        group, heir = make_role(scene.server), User(scene, make_role(scene.server))
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, group.name)
+        scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET TRUE", victim.name, group.name)
+        scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", group.name, heir.name)
+        assert heir.may_not('SET ROLE "{clone}"')
+        heir.run('GRANT "{app}" TO "{clone}"')
+        scene.fail(errors.RoleNotPreparedError)
+        assert victim.lets_in(victim.password)
+
+    @pytest.mark.parametrize("version", SINCE_16)
+    @pytest.mark.parametrize(("how", "is_stranger"), [("INHERIT FALSE, SET TRUE", True), ("INHERIT TRUE", False)])
+    def test_shares_no_rights_with_a_member_that_cannot_use_them_yet(
+        self,
+        how: str,
+        *,
+        is_stranger: bool,
+        version: int,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: MakeRole,
+    ) -> None:
+        """Of a group that may become `web` members that only inherit from it would use its rights by the clone."""
+        scene = set_scene(postgres_of(version))
+        clone, group = self.victim(scene, make_role), make_role(scene.server)
+        scene.secret.tag(clone.name)
+        scene.query("GRANT {} TO {}", clone.name, group.name)
+        scene.query(f"GRANT {{}} TO {{}} WITH {how}", scene.role.name, group.name)
+        if is_stranger:
+            assert group.name in scene.fail(errors.RoleNotPreparedError).what
+        else:
+            scene.rotate()
+
     @pytest.mark.parametrize("by", ["the tag", "who administers both"])
     def test_is_an_honest_clone_where_an_administrator_says_so(
         self, by: str, every_scene: Scene, make_role: MakeRole

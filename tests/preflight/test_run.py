@@ -147,6 +147,22 @@ class TestCommand:
         [failed] = [finding for finding in report["findings"] if finding["status"] == "failed"]
         assert (failed["check"], failed["code"]) == (preflight.CHECKS[2], "database-unreachable")
 
+    def test_reports_a_fault_of_its_own_as_one_finding(
+        self, secret: Secret, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        """As a stranger's answers may have it: the preflight of all other secrets goes on."""
+
+        def stumble(*_: object) -> Seen:
+            raise ValueError("of the secret's")
+
+        monkeypatch.setitem(TABLE, preflight.CHECKS[-1], stumble)
+        assert main([secret.arn, "--json"]) == 2
+        told = capsys.readouterr().out
+        [failed] = [finding for finding in json.loads(told)["findings"] if finding["status"] == "failed"]
+        assert (failed["check"], failed["code"]) == (preflight.CHECKS[-1], "unexpected")
+        assert "ValueError" in failed["seen"]
+        assert "of the secret's" not in told
+
     def test_needs_a_region(self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             monkeypatch.delenv(name)
