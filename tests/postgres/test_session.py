@@ -592,6 +592,34 @@ class TestTrust:
         assert other.lets_in("new")
 
 
+class TestAStrangersAnswer:
+    """What a server answers that is not PostgreSQL's own; tests/attacks has it from one."""
+
+    def test_of_other_columns_is_named(self, role: Role) -> None:
+        with (
+            door(role.server).log_in(credential(role)) as session,
+            pytest.raises(errors.ConnectionFailedError, match="is not to what was asked"),
+        ):
+            session._ask(lambda one: one, "SELECT 1, 2")
+
+    def test_of_another_type_is_not_read(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            monkeypatch.setattr(room, "_TEXT", 1007)
+            with pytest.raises(errors.ConnectionFailedError, match="is not to what was asked"):
+                session.survey()
+            with pytest.raises(errors.PasswordChangeError, match="is not to what was asked"):
+                session.rehearse(session.credential, Trust(session.credential, lambda _: True))
+
+    def test_of_more_iterations_than_it_was_told_makes_no_verifier(
+        self, role: Role, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            monkeypatch.setattr(room, "MOST_ITERATIONS", 10)
+            with pytest.raises(errors.ConnectionFailedError, match="is not to what was asked"):
+                session.change_password(session.credential.with_password("new"))
+        assert role.lets_in(role.password)
+
+
 class TestFlood:
     """A hostile server's answer is given up before it costs more than a few megabytes."""
 
