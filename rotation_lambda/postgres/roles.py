@@ -27,9 +27,9 @@ _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
-# what it may ever come by, through ADMIN OPTION as well, against what `mine` has, in each way (INHERIT, SET, ADMIN). A
-# predefined role is a right like an attribute. From PostgreSQL 16 on a membership without INHERIT and SET gives none,
-# but with CREATEROLE it is enough to alter whom that role administers.
+# what it may ever come by, through ADMIN OPTION as well, and not by way of `mine`, against what `mine` has, in each way
+# (INHERIT, SET, ADMIN). A predefined role is a right like an attribute. From PostgreSQL 16 on a membership without
+# INHERIT and SET gives none, but with CREATEROLE it is enough to alter whom that role administers.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
 # Settings that hold for a transaction alone do nothing for a role, and from 16 on no role gets rid of them by RESET.
 QUERY = f"""
@@ -39,7 +39,8 @@ WITH RECURSIVE edge AS (
 ), reach AS (
     SELECT oid AS start, oid AS role FROM pg_roles WHERE rolname IN (%(current)s, %(other)s)
     UNION SELECT start, roleid FROM reach JOIN edge ON member = role JOIN pg_roles ON oid = start
-        WHERE rolcreaterole OR admin_option OR inherits OR sets
+        WHERE (rolcreaterole OR admin_option OR inherits OR sets)
+            AND (role = start OR role <> (SELECT oid FROM pg_roles WHERE rolname = %(current)s))
 ), power AS (
     SELECT oid, name FROM pg_roles, LATERAL (VALUES ('SUPERUSER', rolsuper), ('CREATEROLE', rolcreaterole),
         ('REPLICATION', rolreplication), ('BYPASSRLS', rolbypassrls), ('CREATEDB', rolcreatedb),

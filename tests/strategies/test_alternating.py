@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from psycopg2 import sql
 
 from rotation_lambda import errors
 from rotation_lambda.postgres.session import Session
@@ -165,6 +166,38 @@ class TestStep:
             assert set(stored) == {"", other, "postgres"}
             assert len(stored[""]) >= len(SETTINGS)
             assert scene.settings(scene.clone) == stored
+
+    def test_a_clone_runs_as_an_original_that_has_made_roles(
+        self, every_scene: Scene, make_role: Callable[..., Role]
+    ) -> None:
+        """From 16 on it has ADMIN OPTION on them alone: the clone has it only by way of the original."""
+        scene = every_scene
+        scene.role.alter("CREATEROLE")
+        made = make_role(scene.server)
+        scene.server.query(
+            sql.SQL("GRANT {} TO {} WITH ADMIN OPTION").format(*map(sql.Identifier, (made.name, scene.role.name)))
+        )
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH INHERIT FALSE, SET FALSE", made.name, scene.role.name)
+        scene.query("CREATE ROLE {}", scene.clone)
+        scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        for _ in range(3):
+            after = scene.rotate()
+            assert scene.ask("SELECT current_user", after) == [(scene.role.name,)]
+
+    @pytest.mark.parametrize("version", SINCE_16)
+    def test_a_clone_may_inherit_a_predefined_role_that_its_original_only_inherits(
+        self, version: int, set_scene: Callable[..., Scene], postgres_of: Callable[[int], PostgresServer]
+    ) -> None:
+        scene = set_scene(postgres_of(version))
+        scene.query("GRANT pg_read_all_data TO {} WITH INHERIT TRUE, SET FALSE", scene.role.name)
+        scene.query("CREATE ROLE {}", scene.clone)
+        scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        for _ in range(2):
+            assert lets_in(scene, scene.rotate())
 
     def test_a_clone_that_another_makes_meanwhile_is_taken_over(
         self, every_scene: Scene, monkeypatch: pytest.MonkeyPatch
