@@ -27,7 +27,7 @@ _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
-# what it may ever come by, through ADMIN OPTION as well, and not by way of `mine`, against what `mine` has, in each way
+# what it may ever come by, through ADMIN OPTION as well, but not through `mine`, against what `mine` has, in each way
 # (INHERIT, SET, ADMIN). A predefined role is a right like an attribute. From PostgreSQL 16 on a membership without
 # INHERIT and SET gives none, but with CREATEROLE it is enough to alter whom that role administers.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
