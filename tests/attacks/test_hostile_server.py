@@ -26,7 +26,7 @@ from tests import ROOT
 from tests.worlds.scenes import Scene, lets_in, scene, set_scene
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from local.servers.postgres import PostgresServer
     from tests.conftest import Role
@@ -368,6 +368,45 @@ class TestALoginElsewhere:
         with server(talk) as port:
             yield port
 
+    @pytest.fixture
+    def prepare(
+        self,
+        evil: PostgresServer,
+        postgres: PostgresServer,
+        set_scene: Callable[..., Scene],
+        make_role: Callable[..., Role],
+        monkeypatch: pytest.MonkeyPatch,
+        tmp_path: Path,
+    ) -> Callable[[str, int], tuple[Scene, Role]]:
+        """Make a scene whose superuser logs in by verify-full at the port, and a user whom the writer has made there.
+
+        The CAs of both servers are trusted.
+        """
+
+        def make(strategy: str, port: int) -> tuple[Scene, Role]:
+            monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+            scene = set_scene(postgres)
+            scene.rotate()
+            trusted = tmp_path / "trusted.pem"
+            trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
+            monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
+            victim = make_role(postgres)
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, scene.superuser.name)
+            replace(scene, secret=scene.master).put({**scene.master.document(), "port": port, "sslmode": "verify-full"})
+            for user in (victim.name, f"{victim.name}_clone"):
+                evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
+            evil.use_hba("host all all all scram-sha-256")
+            return scene, victim
+
+        return make
+
+    def attack(self, scene: Scene, victim: Role, port: int, how: Mapping[str, str]) -> None:
+        theirs = {"username": victim.name, "password": "chosen-by-the-writer"}
+        scene.put({**scene.secret.document(), "port": port, **theirs, **how})
+        error = scene.fail(errors.RoleNotPreparedError)
+        assert "is not shown to accept AWSCURRENT's password" in error.what
+        assert victim.lets_in(victim.password)
+
     @pytest.mark.parametrize("strategy", ["superuser", "alternating-users"])
     @pytest.mark.parametrize("how", [{"sslmode": "disable"}, {"sslmode": "verify-full", "tlsServerName": "127.0.0.1"}])
     @pytest.mark.parametrize("honest", [False, True], ids=["attack", "honest"])
@@ -376,36 +415,16 @@ class TestALoginElsewhere:
         honest: bool,  # noqa: FBT001 - a parameter
         how: dict[str, str],
         strategy: str,
-        evil: PostgresServer,
         between: int,
-        set_scene: Callable[..., Scene],
-        postgres: PostgresServer,
-        make_role: Callable[..., Role],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
+        prepare: Callable[[str, int], tuple[Scene, Role]],
     ) -> None:
-        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
-        scene = set_scene(postgres)
-        scene.rotate()
-        trusted = tmp_path / "trusted.pem"
-        trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
-        monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
-        before, victim = scene.secret.document(), make_role(postgres)
-        scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, scene.superuser.name)
-        master = {**scene.master.document(), "port": between, "sslmode": "verify-full"}
-        replace(scene, secret=scene.master).put(master)
+        scene, victim = prepare(strategy, between)
         if honest:
+            before = scene.secret.document()
             scene.put({**before, "port": between, "sslmode": "verify-full"})
             assert scene.rotate()["password"] != before["password"]
             return
-        for user in (victim.name, f"{victim.name}_clone"):
-            evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
-        evil.use_hba("host all all all scram-sha-256")
-        theirs = {"username": victim.name, "password": "chosen-by-the-writer"}
-        scene.put({**before, "port": between, **theirs, **how})
-        error = scene.fail(errors.RoleNotPreparedError)
-        assert "is not shown to accept AWSCURRENT's password" in error.what
-        assert victim.lets_in(victim.password)
+        self.attack(scene, victim, between, how)
         assert scene.look()["password change"]["code"] == "role-not-prepared"
 
     @pytest.mark.parametrize("strategy", ["superuser", "alternating-users"])
@@ -415,14 +434,10 @@ class TestALoginElsewhere:
         sslmode: str,
         strategy: str,
         evil: PostgresServer,
-        set_scene: Callable[..., Scene],
         postgres: PostgresServer,
-        make_role: Callable[..., Role],
-        monkeypatch: pytest.MonkeyPatch,
-        tmp_path: Path,
+        prepare: Callable[[str, int], tuple[Scene, Role]],
     ) -> None:
         """A certificate of a CA that is trusted can be had for another name: what is in between answers by it once."""
-        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
         diverted = [False] * 2  # createSecret logs in nowhere
 
         def talk(connection: socket.socket, startup: bytes) -> None:
@@ -433,24 +448,10 @@ class TestALoginElsewhere:
                 carry(connection, real)
 
         with server(talk) as port:
-            scene = set_scene(postgres)
-            scene.rotate()
-            trusted = tmp_path / "trusted.pem"
-            trusted.write_text("".join(Path(str(one.ca_file)).read_text() for one in (postgres, evil)))
-            monkeypatch.setenv("PGSSLROOTCERT", str(trusted))
-            before, victim = scene.secret.document(), make_role(postgres)
-            scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, scene.superuser.name)
-            replace(scene, secret=scene.master).put({**scene.master.document(), "port": port, "sslmode": "verify-full"})
-            for user in (victim.name, f"{victim.name}_clone"):
-                evil.query(f"CREATE ROLE \"{user}\" LOGIN PASSWORD 'chosen-by-the-writer'")
-            evil.use_hba("host all all all scram-sha-256")
-            theirs = {"username": victim.name, "password": "chosen-by-the-writer", "sslmode": sslmode}
-            scene.put({**before, "port": port, **theirs})
+            scene, victim = prepare(strategy, port)
             diverted[0] = True
-            error = scene.fail(errors.RoleNotPreparedError)
+            self.attack(scene, victim, port, {"sslmode": sslmode})
         assert diverted[1]
-        assert "is not shown to accept AWSCURRENT's password" in error.what
-        assert victim.lets_in(victim.password)
 
 
 def carry(client: socket.socket, real: socket.socket) -> None:
