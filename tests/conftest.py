@@ -27,7 +27,7 @@ from local.servers.secrets_manager import SecretsManagerServer, run_secrets_mana
 from rotation_lambda import clients, handler
 from rotation_lambda.credential import CLONE
 from tests.worlds.clients import answered_directly
-from tests.worlds.sample import header
+from tests.worlds.sample import header, not_drawn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -50,6 +50,9 @@ _Request = TypeVar("_Request")
 
 SAID = pytest.StashKey[dict[PostgresServer, int]]()
 
+WHOLE = "ROTATION_TESTS_WHOLE"
+"""Where the workers learn from the process that started them whether the run is of all tests, or of some by name."""
+
 LEFT_OUT: list[str] = []
 """What this machine has no server for, in whole sentences; everything else is looked at, or the run fails."""
 
@@ -71,9 +74,11 @@ def leave_out(sentence: str) -> None:
         LEFT_OUT.append(sentence)
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """Let what the tests start be interrupted, even where the run itself was started in the background."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    named = config.args_source is config.ArgsSource.ARGS or config.option.keyword or config.option.markexpr
+    os.environ.setdefault(WHOLE, "" if named else "yes")
     keep_to_one_core()
     slow = [hypothesis.HealthCheck.too_slow]  # a machine may be as slow as it likes
     hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
@@ -98,6 +103,14 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_report_header() -> str:
     return header()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out what is not drawn today; who names files or tests gets all of them."""
+    left_out = set(not_drawn(items)) if os.environ[WHOLE] else set()
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from benchmarks.world import World
 
+pytestmark = pytest.mark.costly("programs")
+
 BAD = """
 from rotation_lambda.handler import lambda_handler
 

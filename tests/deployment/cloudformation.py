@@ -10,8 +10,6 @@ from typing import TYPE_CHECKING, Any
 
 import boto3
 from samcli.yamlhelper import yaml_parse
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
 
 from tests import ROOT
 
@@ -78,6 +76,9 @@ def _once_parsed() -> dict[str, Any]:
 
 def transformed(answers: Mapping[str, str]) -> dict[str, Any]:
     """Return the template as SAM's transform leaves it, given the parameters as CloudFormation would hand them over."""
+    from samtranslator.parser.parser import Parser  # noqa: PLC0415 - it takes seconds, of every run of any test
+    from samtranslator.translator.translator import Translator  # noqa: PLC0415
+
     template = as_written()
     template["Resources"]["RotationFunction"]["Properties"]["CodeUri"] = "s3://bucket/key"
     translator = Translator({}, Parser(), boto_session=boto3.Session(region_name=REGION))

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER
 
 from rotation_lambda import deadline
 from rotation_lambda.settings import SHIPPED_BUNDLE, Settings, Strategy
@@ -109,10 +108,12 @@ def run(*command: str) -> str:
 
 
 class TestAsWritten:
+    @pytest.mark.costly("tools")
     def test_leaves_cfn_lint_nothing_to_say(self) -> None:
         assert run("cfn-lint", "--non-zero-exit-code", "informational", "template.yaml") == ""
         assert "cfn-lint" not in (ROOT / "template.yaml").read_text()
 
+    @pytest.mark.costly("tools")
     def test_leaves_sam_nothing_to_say(self) -> None:
         """samconfig.toml turns --lint on and names a region."""
         assert "is a valid SAM Template" in run("sam", "validate")
@@ -341,6 +342,8 @@ class TestFunction:
         assert "KmsKeyId" not in stack.properties("LogGroup")
 
     def test_keeps_its_log_for_as_long_as_cloudwatch_can(self) -> None:
+        from cfnlint.schema.manager import PROVIDER_SCHEMA_MANAGER  # noqa: PLC0415 - it takes a second
+
         schema = PROVIDER_SCHEMA_MANAGER.get_resource_schema("us-east-1", "AWS::Logs::LogGroup").schema
         days = TEMPLATE["Parameters"]["LogRetentionDays"]["AllowedValues"]
         assert days == schema["properties"]["RetentionInDays"]["enum"]

@@ -18,7 +18,6 @@ from threading import Barrier
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
-import cfnlint.api
 import django.conf
 import psycopg
 import psycopg2
@@ -972,6 +971,8 @@ class Reader:
 
     def yaml(self, text: str) -> None:
         """Let cfn-lint look at it, and make the secret as CloudFormation would: moto's does not."""
+        import cfnlint.api  # noqa: PLC0415 - it takes a second
+
         assert [match for match in cfnlint.api.lint_all(text) if match.rule.id[0] in "EW"] == []
         properties = yaml_parse(text)["Resources"]["Secret"]["Properties"]
         generated, client = properties["GenerateSecretString"], self.manager.client()

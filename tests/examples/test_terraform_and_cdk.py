@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.costly("tools")
+
 TEMPLATE = as_written()
 TERRAFORM = (ROOT / "examples" / "terraform" / "main.tf").read_text()
 CDK = (ROOT / "examples" / "cdk" / "app.py").read_text()

@@ -6,15 +6,16 @@ from io import StringIO
 from threading import Event, Thread
 from time import sleep
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
+
+import pytest
 
 from local import chaos
 from local.servers.proxy import Passage
 from local.terminal import Screen
 from tests import ROOT
 
-if TYPE_CHECKING:
-    import pytest
+pytestmark = pytest.mark.costly("programs")
 
 
 def test_ends_in_rotations_that_are_done_and_a_table_without_lock_outs(capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from local.servers.rotation import Invoke
     from tests.conftest import Role, Secret
 
+pytestmark = pytest.mark.costly("programs")
+
 REFUSED = "password authentication failed"
 ONE_ROW = re.compile(r"^(\d+) +(\d+) ms +(\d+) +(\d+) +(\d+) +(\d+)$", re.MULTILINE)
 

@@ -17,6 +17,8 @@ from tests.worlds.terminals import terminal
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+pytestmark = pytest.mark.costly("programs")
+
 
 def denying(puts: int) -> Callable[[str], tuple[int, str] | None]:
     """Deny so many calls of PutSecretValue, which the function does not repeat."""

@@ -15,6 +15,8 @@ from tests.deployment.test_template import run
 if TYPE_CHECKING:
     from pathlib import Path
 
+pytestmark = pytest.mark.costly("builds")
+
 TEXT = (ROOT / "template.yaml").read_text()
 
 

@@ -20,6 +20,8 @@ from tests.worlds.terminals import terminal
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.costly("programs")
+
 
 @pytest.fixture(scope="module", params=["single-user", "alternating-users"])
 def servers(request: pytest.FixtureRequest) -> Iterator[Stack]:

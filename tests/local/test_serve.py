@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.costly("programs")
+
 PROGRAM = """
 import pathlib, sys
 from local import __main__, events, terminal

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
 
+pytestmark = pytest.mark.costly("programs")
+
 WRONG_PASSWORD = "password authentication failed"
 
 

@@ -634,7 +634,7 @@ class TestFlood:
             door(role.server).log_in(credential(role)) as session,
             pytest.raises(errors.DatabaseUnreachableError, match="cannot allocate memory") as caught,
         ):
-            session._ask(str, "SELECT repeat('x', 100000000)")
+            session._ask(str, "SELECT repeat('x', 40000000)")
         assert not caught.value.unknown
         assert "far more than a PostgreSQL server" in caught.value.hint
 

@@ -57,6 +57,7 @@ def values(stack: Stack) -> dict[str, str]:
     return found
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(("breakage", "words"), CASES.values(), ids=CASES)
 def test_is_found_before_it_hurts_named_when_it_does_and_over_after_what_the_hint_says(
     breakage: Breakage,

@@ -259,6 +259,7 @@ HINTS = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("hint", HINTS.values(), ids=HINTS)
 def test_a_rotation_succeeds_after_what_other_hints_say(
     hint: Hint, stack: Stack, function: Callable[[dict[str, str]], Any], monkeypatch: pytest.MonkeyPatch
@@ -361,6 +362,7 @@ ADVICE = {
 }
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize("advice", ADVICE.values(), ids=ADVICE)
 def test_a_check_is_ok_after_what_its_warning_says(
     advice: Advice, stack: Stack, function: Callable[[dict[str, str]], Any], monkeypatch: pytest.MonkeyPatch

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["seen", "tried"]
 
-pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover]
+pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover, pytest.mark.costly(sample.MATRIX)]
 
 IDLE_S = 0.2
 _One = TypeVar("_One")
@@ -55,7 +55,7 @@ def quick() -> Iterator[None]:
     sys.setswitchinterval(0.0001)
     logging.disable(logging.CRITICAL)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=20ms"))
+        patch.setattr(login, "OPTIONS", OPTIONS.replace("lock_timeout=3s", "lock_timeout=5ms"))
         patch.setitem(session._SETTINGS, "scram_iterations", (160000, "'1'"))
         patch.setattr(session, "LEAST_ITERATIONS", 1)
         yield
@@ -143,6 +143,8 @@ class Matrix:
 
     def settle(self) -> None:
         """Rotate until AWSCURRENT logs in, twice at most; the rotation after that is like any other."""
+        if not self.is_new("settles", self.world.fingerprint()):
+            return
         for _ in range(2):
             if not self.world.current_logs_in():
                 self.world.heal()
@@ -671,6 +673,7 @@ def test_a_real_process(
         tried(matrix.crashes, len(CONTINUATIONS))
 
 
+@pytest.mark.costly("the table")  # always
 def test_the_table_has_a_row_for_each_of_these_tests_and_adds_up(request: pytest.FixtureRequest) -> None:
     text = PAGE.read_text(encoding="utf-8")
     assert [first_cell(row) for row in rows_of(text)] == names_beside(request.node)

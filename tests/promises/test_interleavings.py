@@ -254,6 +254,7 @@ def play(scene: Scene, setting: Setting, kind: type[Server] = Server, **how: Any
 OPEN = [("a_row_held_beside_a_new_rotation", setting) for setting in SETTINGS if "alternating" in setting]
 
 
+@pytest.mark.costly
 @pytest.mark.parametrize(
     ("scene", "setting"),
     [(scene, setting) for scene in SCENES for setting in SETTINGS] if EVERY else ALWAYS,

@@ -1,7 +1,7 @@
 """Rotations, crashes, faults and other people's doings in any order: after every step somebody can log in.
 
 The walks are the same ones each time; WALKS=5000 takes more. The strategies with a superuser get half as many each.
-They are taken in parts, of which `make test` takes one for each strategy, another one each day.
+They are taken in parts, of which `make test` takes one or two, other ones each day.
 """
 
 from __future__ import annotations
@@ -21,12 +21,10 @@ from rotation_lambda import errors
 from rotation_lambda.settings import Strategy
 from tests.promises.test_crashes import Matrix, keeper, quick, server
 from tests.worlds.crashes import KilledError, kill, world_of
-from tests.worlds.sample import draw, seen
+from tests.worlds.sample import seen
 from tests.worlds.tried import WHOSE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from local.servers.postgres import PostgresServer
     from local.servers.secrets_manager import SecretsManagerServer
     from tests.worlds.crashes import Act, Snapshot, World
@@ -197,14 +195,14 @@ class Walk(RuleBasedStateMachine):
         Matrix(self.world, "walks").settle()
 
 
-def parts() -> Iterator[tuple[Strategy, int]]:
-    """Yield the parts that are run: for each strategy all of them, or one."""
-    for strategy in WHOSE:
-        walks = WALKS if strategy is Strategy.SINGLE_USER else WALKS // 2
-        yield from ((strategy, part) for part in draw(range(math.ceil(walks / PART))))
-
-
-@pytest.mark.parametrize(("strategy", "part"), list(parts()))
+@pytest.mark.parametrize(
+    ("strategy", "part"),
+    [
+        (strategy, part)
+        for strategy in WHOSE
+        for part in range(math.ceil(WALKS / PART / (1 if strategy is Strategy.SINGLE_USER else 2)))
+    ],
+)
 def test_walks(strategy: Strategy, part: int, server: PostgresServer, keeper: SecretsManagerServer) -> None:
     with world_of(server, keeper, strategy=strategy) as world:
         starts, changes = [], []

@@ -35,7 +35,7 @@ ROTATIONS = int(os.environ.get("ROTATIONS", "5"))
 CLIENTS = 4
 COMMIT = re.compile(r"^(.{23}) UTC \[\d+\] LOG:  statement: COMMIT$", re.MULTILINE)
 
-pytestmark = pytest.mark.timeout(60 + 10 * ROTATIONS)
+pytestmark = [pytest.mark.timeout(60 + 10 * ROTATIONS), pytest.mark.costly("applications")]
 
 
 class Login(NamedTuple):

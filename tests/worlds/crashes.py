@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 _Answer = TypeVar("_Answer")
 Act = Callable[[], None]
 Snapshot = tuple[Any, ...]
+Rows = list[tuple[str, str]]
+"""What the catalogs hold of the world's roles: which catalog, and the row as JSON."""
 Acts = Mapping[tuple[str, int], Act]
 """What happens right "before" or "after" the effect of that number: the process is killed, or somebody else acts."""
 
@@ -260,14 +262,14 @@ class World:
     def credential(self, label: str) -> Credential:
         return Credential.parse(self.values[self.labels[label]])
 
-    def lets_in(self, version: str) -> bool:
+    def lets_in(self, version: str, rows: Rows | None = None) -> bool:
         """Log in with the version's password, in a database that no rule of the rotation's is about.
 
         Every copy in the version has that login: whoever reads any key of it gets the same answer. The same password at
         the same state of the roles gets the same answer, and is tried once. One that does not belong to the role's
         verifier is not tried at all: were that a mistake, nobody could log in.
         """
-        value, rows = json.loads(self.values[version]), self._rows()
+        value, rows = json.loads(self.values[version]), self._rows() if rows is None else rows
         tried = self.values[version], *rows
         if MODE == "every" or tried not in self.known:
             for name, copy in shapes.read(value).items():
@@ -298,15 +300,15 @@ class World:
             assert cursor.fetchall() == [(self.role,)], self.tell("a user is let in who does not run as the role")
         return True
 
-    def prove(self) -> dict[str, str | None]:
+    def prove(self, rows: Rows | None = None) -> dict[str, str | None]:
         """Return the version whose password each user's is, and prove that nobody is locked out."""
-        self.look()
-        labels, values = self.labels, self.values
+        labels, values, rows = self.labels, self.values, self._rows() if rows is None else rows
+        self.look(rows)
         likeliest = [labels.get(name) for name in ("AWSPENDING", "AWSCURRENT", "AWSPREVIOUS")]
         versions = [name for name in dict.fromkeys((*likeliest, *reversed(values))) if name in values]
         names = {name: json.loads(values[name])["username"] for name in versions}
         found = {
-            user: next((name for name in versions if names[name] == user and self.lets_in(name)), None)
+            user: next((name for name in versions if names[name] == user and self.lets_in(name, rows)), None)
             for user in self.users
         }
         in_force = set(found.values()) - {None}
@@ -318,13 +320,13 @@ class World:
         """Return the version whose password the role's is, and prove that nobody is locked out."""
         return self.prove()[self.role]
 
-    def look(self) -> None:
+    def look(self, rows: Rows | None = None) -> None:
         """See that AWSCURRENT is not refused where it never may be, not even while the function is at work."""
         if self.alternates and self.labels["AWSCURRENT"] not in self.wrong:
-            assert self.current_logs_in(), self.tell("AWSCURRENT does not log in")
+            assert self.current_logs_in(rows), self.tell("AWSCURRENT does not log in")
 
-    def current_logs_in(self) -> bool:
-        return self.lets_in(self.labels["AWSCURRENT"])
+    def current_logs_in(self, rows: Rows | None = None) -> bool:
+        return self.lets_in(self.labels["AWSCURRENT"], rows)
 
     def tell(self, what: str) -> str:
         return "\n  ".join((f"{what}; labels {self.labels}", *self.story))
@@ -344,7 +346,7 @@ class World:
         there = [f"INSERT INTO {catalog} SELECT (jsonb_populate_record(NULL::{catalog}, %s)).*" for catalog, _ in rows]
         self.query("; ".join(statements + there), *[self.roles] * len(statements), *[row for _, row in rows])
 
-    def _rows(self) -> list[tuple[str, str]]:
+    def _rows(self) -> Rows:
         """Return all that the server's catalogs know of the world's roles, whether the function made them or not."""
         return self.query("EXECUTE rows (%s)", self.roles)
 
@@ -386,12 +388,13 @@ class World:
         left = self._rows()
         self.afterwards()
         self._await_logouts("pid", watched.backends)
-        told = self._rows() == left or not isinstance(failure, RotationError)
+        rows = self._rows()
+        told = rows == left or not isinstance(failure, RotationError)
         assert told, self.tell(f"{step} has failed, and then the database changes: {failure}")
         self.effects += watched.names
         self.last = len(watched.names)
         self.story.append(f"{step} of {token[:4]}: {failure!r:.500}" if failure else f"{step} of {token[:4]}")
-        self.prove()
+        self.prove(rows)
         return failure
 
     def _invoke(self, event: RotationEvent, effects: Effects) -> None:
