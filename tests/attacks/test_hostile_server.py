@@ -256,7 +256,7 @@ class TestAVerifier:
                 pass
 
         with server(talk) as port:
-            ended, _ = log_in(port, "app", "secret", 2, "change the password")
+            ended, _ = log_in(port, "app", "secret", 1, "change the password")
         assert ended.startswith(("PasswordChangeError", "ConnectionFailedError")), ended
 
     def test_is_made_as_an_honest_server_wants_it(

@@ -26,7 +26,7 @@ from tests.deployment import cloudformation
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-pytestmark = pytest.mark.costly("builds")
+pytestmark = pytest.mark.costly("programs")
 
 ELF_MACHINE = {"x86_64": 62, "arm64": 183}  # elf(5), e_machine
 MOST_BYTES = 10_000_000  # with bytecode, which is in it where this machine has the runtime's Python

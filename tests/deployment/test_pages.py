@@ -83,7 +83,7 @@ json.dump({words: CliRunner().invoke(cli, [*words.split(), "--help"]).output for
 """Prints the help of each command named, all by one process: to load SAM takes a second."""
 
 
-@pytest.mark.costly("tools")
+@pytest.mark.costly("programs")
 def test_sam_knows_every_command_and_option() -> None:
     used: dict[tuple[str, ...], set[str]] = {}
     for words in starting_with("sam"):

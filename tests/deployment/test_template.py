@@ -108,12 +108,12 @@ def run(*command: str) -> str:
 
 
 class TestAsWritten:
-    @pytest.mark.costly("tools")
+    @pytest.mark.costly("programs")
     def test_leaves_cfn_lint_nothing_to_say(self) -> None:
         assert run("cfn-lint", "--non-zero-exit-code", "informational", "template.yaml") == ""
         assert "cfn-lint" not in (ROOT / "template.yaml").read_text()
 
-    @pytest.mark.costly("tools")
+    @pytest.mark.costly("programs")
     def test_leaves_sam_nothing_to_say(self) -> None:
         """samconfig.toml turns --lint on and names a region."""
         assert "is a valid SAM Template" in run("sam", "validate")

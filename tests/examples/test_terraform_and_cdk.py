@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-pytestmark = pytest.mark.costly("tools")
+pytestmark = pytest.mark.costly("programs")
 
 TEMPLATE = as_written()
 TERRAFORM = (ROOT / "examples" / "terraform" / "main.tf").read_text()

@@ -15,7 +15,7 @@ from tests.deployment.test_template import run
 if TYPE_CHECKING:
     from pathlib import Path
 
-pytestmark = pytest.mark.costly("builds")
+pytestmark = pytest.mark.costly("programs")
 
 TEXT = (ROOT / "template.yaml").read_text()
 
