@@ -25,6 +25,7 @@ from rotation_lambda.staging import StagingLabel
 
 _Answer = TypeVar("_Answer")
 
+UNPROVED = "Use verify-full: without it another server can pose as this one."
 SLOW_MS = 5000  # the server did not answer at the first try: a login takes 5 seconds at most
 _SOON_DAYS, _BUNDLE_SOON_DAYS = 30, 180
 _CURRENT, _PENDING, _PREVIOUS = StagingLabel
@@ -108,7 +109,7 @@ class DatabaseLook(SecretLook):
             raise answer
         if isinstance(answer, errors.HostNotFoundError | errors.ConnectionFailedError | errors.DatabaseTimeoutError):
             raise BlockedError
-        sslmode = current.sslmode or database.sslmode
+        sslmode = database.sslmode_of(current)
         if sslmode is SslMode.DISABLE:
             return Seen(
                 "none: the secret or PGSSLMODE says so",
@@ -121,7 +122,7 @@ class DatabaseLook(SecretLook):
             return Seen(f"{sslmode}; the certificate did not show itself a second time")
         name, days, action = current.tls_server_name or current.address[0], certificate.days_left, ""
         if sslmode is not SslMode.VERIFY_FULL:
-            action = "Use verify-full: without it another server can pose as this one."
+            action = UNPROVED
         elif days < _SOON_DAYS:
             action = "Renew the server's certificate; RDS does so by itself where the CA is rsa2048-g1 or newer."
         seen = f"{certificate.protocol}, {sslmode}: asked for {name}, {certificate}, {days} days left"

@@ -1,13 +1,13 @@
 """A preflight's look around in the sessions of the user, and of the superuser: what they may do, and what is logged."""
 
-from rotation_lambda.credential import Credential
+from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.postgres import Session, Survey
 from rotation_lambda.postgres.answers import name_login
 from rotation_lambda.postgres.roles import quote_name
 from rotation_lambda.postgres.session import LEAST_ITERATIONS, MD5, MOST_ITERATIONS
 from rotation_lambda.postgres.survey import VERIFIERS_ALLOWED
-from rotation_lambda.preflight.database import DatabaseLook, is_unknown, log_in
+from rotation_lambda.preflight.database import UNPROVED, DatabaseLook, is_unknown, log_in
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import compare_clock
 from rotation_lambda.rotation import as_sure_as, shows
@@ -63,9 +63,7 @@ class SessionLook(DatabaseLook):
         setting = settings.get("password_encryption", "unknown")
         iterations = int(settings.get("scram_iterations", LEAST_ITERATIONS))
         if not LEAST_ITERATIONS <= iterations <= MOST_ITERATIONS:
-            seen = (
-                f"{setting}, scram_iterations = {iterations}; a rotation takes {LEAST_ITERATIONS} to {MOST_ITERATIONS}"
-            )
+            seen = f"{setting}, scram_iterations = {iterations}, not within {LEAST_ITERATIONS} to {MOST_ITERATIONS}"
             action = "`ALTER ROLE … RESET scram_iterations`, or of the database: PostgreSQL's default is 4096."
             return Seen(seen, action)
         if setting == "scram-sha-256":
@@ -134,7 +132,8 @@ class SessionLook(DatabaseLook):
             session.close()
             raise DatabaseReadOnlyError(f"{name_login(self.superuser)}: the server is in recovery, a standby.")
         self.superuser_session = session
-        return Seen(f"is let in, by {session.authentication}, {session.encryption}")
+        verified = self.database.sslmode_of(self.superuser) is SslMode.VERIFY_FULL
+        return Seen(f"is let in, by {session.authentication}, {session.encryption}", "" if verified else UNPROVED)
 
     def check_change(self) -> Seen:
         """Tell whether the password of the next user may be changed: by itself, or by the superuser.

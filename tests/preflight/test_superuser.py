@@ -79,6 +79,16 @@ def test_asks_for_no_superuser_where_the_user_changes_its_own_password(role: Rol
     assert found["password change"]["seen"] == "the role may change its own password"
 
 
+def test_warns_where_the_superusers_server_does_not_prove_itself(
+    role: Role, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PGSSLMODE", "require")
+    found = look(role, sslmode="verify-full")
+    assert found["TLS"]["status"] == "ok"
+    assert found["superuser login"]["status"] == "warning"
+    assert found["superuser login"]["action"].startswith("Use verify-full: ")
+
+
 def test_finds_a_setting_that_the_superuser_cannot_copy(role: Role, look: Look) -> None:
     role.alter("SET log_statement = 'all'")
     finding = look(role)["password change"]
