@@ -200,6 +200,10 @@ class Copy(io.StringIO):
         self.other.write(text)
         return super().write(text)
 
+    def flush(self) -> None:
+        """Pass it on as well: what stays in a buffer belongs to no test, unless Python has been told to keep none."""
+        self.other.flush()
+
 
 @pytest.fixture
 def log() -> Iterator[Callable[[], list[dict[str, Any]]]]:

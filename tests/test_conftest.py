@@ -33,8 +33,8 @@ def test_a_failure_shows_the_lines_of_the_function_and_of_the_server(tmp_path: P
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", str(tmp_path)]
     told = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout
     _, _, failure = told.partition(" FAILURES ")
-    assert "1 failed, 1 passed" in told
-    assert '"message":"Stored a new password for ' in failure
+    assert "1 failed, 1 passed" in told, told
+    assert '"message":"Stored a new password for ' in failure, told
     _, _, server = failure.partition("- PostgreSQL 17 on port ")
     assert "ALTER ROLE SESSION_USER" in server
     assert "'before'" not in server
