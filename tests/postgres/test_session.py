@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import re
 import resource
-import sys
 import select
 import signal
 import socket
+import sys
 import threading
 import time
 from contextlib import closing, contextmanager, suppress
