@@ -218,7 +218,7 @@ class Rotation:
         """Return a session that holds the row of AWSPENDING's user, which has logged in; None where it cannot be had.
 
         An honest change holds it for HOLD_S at most, which is waited for; so is a new primary, whose password may be
-        another one. Raises LoginRefusedError, and what no answer until the reserve ends in.
+        another one, also where the session was lost. Raises LoginRefusedError, and what no answer ends in.
         """
 
         def hold() -> Session | None:
@@ -226,13 +226,18 @@ class Rotation:
             try:
                 return self._take_row(session, pending)
             except errors.RotationError as error:
-                if may_pass(error):
+                if getattr(error, "unknown", False):  # whether the proof still holds, a fresh one tells
+                    raise errors.RoleLockedError(error.what) from None
+                if isinstance(error, errors.DatabaseError) and may_pass(error):
                     raise
                 logger.info("The role's row cannot be held: %s", error.what)
             return None
 
-        with suppress(errors.DatabaseReadOnlyError, errors.PasswordChangeError, errors.RoleLockedError):
+        try:
             return self.deadline.wait_for(hold, RESERVE_S, passes=may_pass, at_most=HOLD_S)
+        except (errors.DatabaseReadOnlyError, errors.PasswordChangeError, errors.RoleLockedError) as error:
+            if error.lost:  # what let AWSPENDING in may be gone
+                raise
         return None
 
     def _take_row(self, session: Session | None, pending: Credential) -> Session | None:
@@ -362,7 +367,11 @@ class Rotation:
                 f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor does the former "
                 f"AWSCURRENT (version {before}) log in: {doubt.what}"
             )
-        self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)
+        try:
+            self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)
+        except errors.RotationError as error:
+            what = f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor could it be moved back"
+            raise errors.UnprovenPasswordError(f"{what} to version {before}, which logs in: {error.what}") from None
         raise errors.LoginRefusedError(
             f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in: another rotation has "
             "changed the password meanwhile."
@@ -373,7 +382,7 @@ class Rotation:
 
         So it is where a session was lost before its COMMIT, as by a failover: nothing was changed.
         """
-        return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=lambda error: error.lost or may_pass(error))
+        return self.deadline.wait_for(change, BEFORE_CHANGE_S, passes=may_pass)
 
     def _change(
         self, session: Session, pending: Credential, confirm: Callable[[], None], trust: Trust | None = None
@@ -511,9 +520,9 @@ def _with_row(session: Session, login: Credential) -> Session:
     return session
 
 
-def may_pass(error: errors.RotationError) -> bool:
+def may_pass(error: errors.DatabaseError) -> bool:
     """Tell whether fresh logins may find another state: after another's change of the role, or with a new primary."""
-    return isinstance(error, errors.DatabaseReadOnlyError) or is_anothers(error)
+    return error.lost or isinstance(error, errors.DatabaseReadOnlyError) or is_anothers(error)
 
 
 def is_anothers(error: errors.RotationError) -> bool:

@@ -174,7 +174,7 @@ class AlternatingUsers(Rotation):
                 raise errors.VerificationFailedError(
                     f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not "
                     f"log in: {reason.what} AWSCURRENT (version {current.version}) was not touched.",
-                    hint=reason.hint if isinstance(reason, errors.RoleNotPreparedError) else None,
+                    hint=reason.hint if reason.unknown or isinstance(reason, errors.RoleNotPreparedError) else None,
                 )
 
         self._change_by_superuser(superuser, pending, self._trust(current, is_accepted, session), verify)

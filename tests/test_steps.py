@@ -427,6 +427,39 @@ class TestFinishSecret:
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
 
+    def test_proves_it_again_where_the_session_was_lost_that_took_the_row(self) -> None:
+        """As by a failover, which loses the change as well."""
+        world = set_()
+        world.database.change_trouble = [errors.PasswordChangeError("cut off", sqlstate=None, lost=True)]
+        world.database.at_login[2] = lambda: setattr(world.database, "password", "current")
+        with pytest.raises(errors.LoginRefusedError, match="before: cut off"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_does_not_move_where_every_session_is_lost_that_takes_the_row(self) -> None:
+        world = set_()
+        world.database.change_trouble = [errors.PasswordChangeError("cut off", sqlstate=None, lost=True)] * 1000
+        with pytest.raises(errors.PasswordChangeError, match="cut off Waited for"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert world.clock.now <= HOLD_S + 1
+
+    def test_is_critical_where_the_label_cannot_be_moved_back(self) -> None:
+        world = set_()
+        world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]
+
+        def change() -> None:
+            world.database.password = "current"
+            world.secrets.trouble["UpdateSecretVersionStage"] = errors.SecretsManagerError("throttled.")
+
+        world.database.at_login[2] = change
+        with pytest.raises(
+            errors.UnprovenPasswordError, match=f"could it be moved back .*{CURRENT}.*throttled"
+        ) as caught:
+            world.take(Step.FINISH_SECRET)
+        assert caught.value.critical
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
     @pytest.mark.parametrize("former_works", [True, False])
     def test_moves_the_label_back_when_the_password_is_another_one_afterwards(self, *, former_works: bool) -> None:
         world = set_()

@@ -10,7 +10,7 @@ import pytest
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import BEFORE_CHANGE_S, MOST_WAIT_S, RESERVE_S
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.event import Step
 from rotation_lambda.rotation import MOST_ORPHANS
 from rotation_lambda.settings import Strategy
@@ -905,7 +905,6 @@ class TestRowHeldByASuperuser:
             errors.SuperuserMismatchError("two servers."),
             errors.SecretsManagerError("throttled."),
             errors.LoginRefusedError("rotated meanwhile."),
-            errors.DatabaseTimeoutError("silence."),
             FORBIDDEN,
         ],
     )
@@ -926,6 +925,17 @@ class TestRowHeldByASuperuser:
         assert world.database.logins[-1].password == "pending"
         assert world.clock.pauses == []
         assert world.database.open_sessions == 0
+
+    def test_is_done_without_where_the_superuser_does_not_answer_for_a_while(self, make: Callable[[], World]) -> None:
+        """The server may have gone, with what it loses: the password is proved afresh each time."""
+        world = make()
+        world.database.change_trouble = [FORBIDDEN] * 1000
+        world.database.trouble["super"] = errors.DatabaseTimeoutError("silence.")
+        world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert HOLD_S / 2 < world.clock.now <= HOLD_S + 1
+        assert [user for user, _ in logins(world)][-3:-1] == [logins(world)[0][0], "master"]
+        assert world.database.logins[-1].password == "pending"
 
     def test_moves_nothing_once_the_password_is_another(self, make: Callable[[], World]) -> None:
         world = make()
@@ -951,6 +961,14 @@ def test_a_superuser_holds_the_row_of_a_user_before_a_shut_door() -> None:
     assert [user for user, _ in logins(world)] == ["app", "master", "app"]
     assert world.database.locks == ["app"]
     assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+
+
+def test_alternating_users_are_hinted_at_what_silence_comes_from() -> None:
+    world = alternating()
+    refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))
+    with pytest.raises(errors.VerificationFailedError, match="Waited for") as caught:
+        world.take(Step.SET_SECRET)
+    assert caught.value.hint == errors.DatabaseTimeoutError.hint
 
 
 @pytest.mark.parametrize("make", [alternating, by_superuser])
