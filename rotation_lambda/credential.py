@@ -18,7 +18,7 @@ MAX_SECRET_BYTES = 65536  # AWS: "Secrets Manager quotas", secret value size
 CLONE = "_clone"
 """What the name of the second of two alternating users ends in, unless `usernames` has both (as in the AWS sample)."""
 
-_MAX_NAME_BYTES = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
+_LONGEST_NAME = 63  # PostgreSQL cuts longer names off (4.1.1 Identifiers): another role could be meant
 _ENGINES = ("postgres", "aurora-postgresql")
 _DEFAULTS = {"port": 5432, "dbname": "postgres"}
 _REQUIRED, _AS_IT_IS = {"host", "username", "password"}, {"username", "password", "dbname"}
@@ -59,14 +59,14 @@ def _name(secret: _Document, key: str) -> str:
 
 def _uncut(name: str, what: str, hint: str | None = None) -> str:
     """Return a name that PostgreSQL takes as it is; raise InvalidSecretError for a longer one."""
-    if (size := len(name.encode())) > _MAX_NAME_BYTES:
+    if (size := len(name.encode())) > _LONGEST_NAME:
         raise InvalidSecretError(
-            f"{what} has {size} bytes; PostgreSQL's names have {_MAX_NAME_BYTES} at most.", hint=hint
+            f"{what} has {size} bytes; PostgreSQL's names have {_LONGEST_NAME} at most.", hint=hint
         )
     return name
 
 
-def _strings(secret: _Document, key: str) -> tuple[str, ...]:
+def _texts(secret: _Document, key: str) -> tuple[str, ...]:
     """Read a list of strings, or the text of one: the console of Secrets Manager stores nothing but strings."""
     value = secret[key]
     with suppress(InvalidSecretError):
@@ -78,7 +78,7 @@ def _strings(secret: _Document, key: str) -> tuple[str, ...]:
 
 def _usernames(secret: _Document, key: str) -> tuple[str, ...]:
     """Read the names of two alternating users, one of which has to be the `username`."""
-    names = _strings(secret, key)
+    names = _texts(secret, key)
     if len(names) != 2 or names[0] == names[1]:  # noqa: PLR2004
         raise InvalidSecretError(f"`{key}` is not a list of two different users.")
     for name in names:
@@ -155,9 +155,7 @@ class Credential:
     rotation_port: int | None = field(default=None, metadata={"rotationPort": _port})
     masterarn: str | None = field(default=None, metadata={"masterarn": _text})
     usernames: tuple[str, str] | None = field(default=None, metadata={"usernames": _usernames})
-    stale_copies: tuple[str, ...] = field(
-        default=(), repr=False, compare=False, metadata={"allowStaleCopies": _strings}
-    )
+    stale_copies: tuple[str, ...] = field(default=(), repr=False, compare=False, metadata={"allowStaleCopies": _texts})
     text: str = field(default="", repr=False, compare=False)
     label: str = field(default="", compare=False)
     version: str = field(default="", compare=False)

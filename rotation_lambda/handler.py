@@ -50,8 +50,8 @@ class Memory:
     values: dict[str, str] = field(default_factory=dict, repr=False)
 
 
+# By secret: a fleet's process takes steps of many.
 _MEMORY: dict[str, Memory] = {}
-"""By secret: a fleet's process takes steps of many."""
 
 
 logger = Logger(service="rotation_lambda", version=__version__)
@@ -95,7 +95,7 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
         versions = description.versions
         logger.append_keys(secret_id=description.arn)
         versions.check(token, event.step)
-        memory = Memory(token, 0.0) if versions.is_current(token) else _recall(description.arn, token)
+        memory = _recall(description.arn, token, done=versions.is_current(token))
         secrets = SecretsManager(client, description.arn, deadline, values=memory.values, patient=True)
         database = Postgres(settings.sslmode, settings.sslrootcert, deadline)
         early = replace(deadline, end=deadline.end - RESERVE_S)  # no superuser is looked for once the reserve has begun
@@ -119,13 +119,13 @@ def _take(event: RotationEvent, context: LambdaContext) -> dict[str, Any] | None
     return None
 
 
-def _recall(secret: str, token: str) -> Memory:
-    """Return what there is of this rotation, and forget what is old, or of another rotation of the secret."""
+def _recall(secret: str, token: str, *, done: bool) -> Memory:
+    """Return what there is of this rotation, nothing if it is done; forget what is old, or of one that is over."""
     now = time.monotonic()
     for one, memory in list(_MEMORY.items()):
-        if now - memory.began > PROOF_S or (one == secret and memory.token != token):
+        if now - memory.began > PROOF_S or (one == secret and (memory.token == token) is done):
             _MEMORY.pop(one, None)
-    return _MEMORY.setdefault(secret, Memory(token, now))
+    return Memory(token, now) if done else _MEMORY.setdefault(secret, Memory(token, now))
 
 
 def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:

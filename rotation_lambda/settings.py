@@ -146,6 +146,4 @@ class Settings:
 
 def _read(kind: type[Any], environment: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields whose metadata say from which variable they are read, and how."""
-    return {
-        one.name: read(environment, name, one.default) for one in fields(kind) for name, read in one.metadata.items()
-    }
+    return {it.name: read(environment, name, it.default) for it in fields(kind) for name, read in it.metadata.items()}

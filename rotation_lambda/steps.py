@@ -21,8 +21,8 @@ logger = logging.getLogger(__name__)
 REPLICAS_S = 30.0
 """How long finishSecret waits for the secret's replicas in other Regions."""
 
+# How often a value is looked for that createSecret has stored: a read right after a write can be stale.
 _PATIENCE = 3
-"""How often a value is looked for that createSecret has stored: a read right after a write can be stale."""
 
 
 def create_secret(rotation: Rotation, policy: PasswordPolicy, rotation_token: str | None = None) -> None:

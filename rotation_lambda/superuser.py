@@ -12,8 +12,8 @@ from rotation_lambda.settings import Settings
 
 _RDS_HOST = re.compile(r".+\.rds(\.[a-z0-9-]+)?\.amazonaws\.com(\.cn)?")  # in China the region comes last
 _INSTANCE_TAG, _CLUSTER_TAG = "aws:rds:primarydbinstancearn", "aws:rds:primarydbclusterarn"
+# How long a chain of replicas is followed; RDS has three levels at most (AWS: cascading read replicas).
 _MOST_HOPS = 5
-"""How long a chain of replicas is followed; RDS has three levels at most (AWS: cascading read replicas)."""
 
 
 @dataclass(frozen=True, slots=True)

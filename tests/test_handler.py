@@ -189,6 +189,14 @@ class TestMemory:
             invoke(event(secret, before, step))
         assert handler._MEMORY[secret.arn].token == token
 
+    def test_ends_where_the_version_is_current_already(self, secret: Secret, invoke: Invoke) -> None:
+        """By a hand, or by another process."""
+        token = self.created(secret, invoke)
+        move = {"VersionStage": "AWSCURRENT", "RemoveFromVersionId": secret.labels["AWSCURRENT"]}
+        secret.server.client().update_secret_version_stage(SecretId=secret.arn, MoveToVersionId=token, **move)
+        invoke(event(secret, token, "finishSecret"))
+        assert secret.arn not in handler._MEMORY
+
     def test_is_not_made_by_a_step_that_comes_after_the_end(self, secret: Secret, invoke: Invoke) -> None:
         rotation.invoke_steps(invoke, secret.arn, token := begin(secret))
         invoke(event(secret, token, "testSecret"))

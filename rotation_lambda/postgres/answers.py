@@ -15,18 +15,14 @@ class _Answer(NamedTuple):
     hint: str | None = None
 
 
-_TRUST = (
-    "Ask for scram-sha-256 in pg_hba.conf: the line for this client and user says trust, so a login verifies nothing."
-)
+_TRUST = "Ask for scram-sha-256 in pg_hba.conf: the line for this user says trust, so a login verifies nothing."
 _AS_SHOWN = "as docs/runbook.md#change-the-secret shows"  # AWSPENDING has the old value already
 _CLEAR = (
     "`REVOKE rds_iam FROM` the user on RDS, or do not rotate it: it logs in by token alone. If `host` is an RDS Proxy "
     f"with IAM, set `rotationHost` to the database, {_AS_SHOWN}. Elsewhere, ask for scram-sha-256 in pg_hba.conf in "
     "place of password, ldap, pam or radius. No password was sent."
 )
-_CERTIFICATE = (
-    "Remove clientcert, or the method cert, from this user's line in pg_hba.conf: the function has no certificate."
-)
+_CERTIFICATE = "Remove clientcert, or the method cert, from this user's line in pg_hba.conf: no certificate is sent."
 _ROLE_LIMIT = (
     "Raise the user's limit, `ALTER ROLE … CONNECTION LIMIT n`, or end those of its sessions in pg_stat_activity that "
     "are not needed."
@@ -55,10 +51,7 @@ _LIBRARY = "`ALTER ROLE … RESET` (or ALTER DATABASE) the setting that names th
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
 # What postgres/wire.py says, and libpq under its limit.
 _FLOOD = f"Correct `host` and `port` {_AS_SHOWN}: what answers there sends far more than a PostgreSQL server does."
-_ANY_CERTIFICATE = (
-    f"Set PGSSLMODE, or `sslmode` {_AS_SHOWN}, to verify-full: with PGSSLROOTCERT=system any certificate would be "
-    "accepted."
-)
+_ANY_CERTIFICATE = f"Set PGSSLMODE, or `sslmode` {_AS_SHOWN}, to verify-full: less would take any certificate here."
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
 # Waiting does not help: the server has no other answer until this is done.
@@ -124,7 +117,7 @@ _LIBPQS = (
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
     _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
-_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s']+|md5[0-9a-f]{32}")
+VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
@@ -155,4 +148,4 @@ def name_login(credential: Credential) -> str:
 
 def one_line(text: str) -> str:
     """Return the text in one line of at most 300 characters, without a verifier that a server may have quoted."""
-    return _VERIFIER.sub("…", " ".join(text.split()))[:300]
+    return VERIFIER.sub("…", " ".join(text.split()))[:300]

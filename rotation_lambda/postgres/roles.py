@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, NamedTuple
 
-from rotation_lambda.credential import Credential
+from rotation_lambda.credential import CLONE, Credential
 from rotation_lambda.errors import RoleNotPreparedError
 from rotation_lambda.trust import TAG, Trust
 
@@ -13,8 +13,8 @@ from rotation_lambda.trust import TAG, Trust
 # extension can add; pg_dump has the same list).
 _LISTS = {"local_preload_libraries", "search_path", "session_preload_libraries", "temp_tablespaces"}
 _NAME_IN_LIST = re.compile(r'"((?:[^"]|"")*)"|([^",\s]+)')
+# From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it.
 _PER_MEMBERSHIP = 160000
-"""From PostgreSQL 16 on it is a membership that inherits, and the right to alter a role is ADMIN OPTION on it."""
 
 # Whether {0} has an ADMIN OPTION on {1} by which GRANT works: its own, or that of a role that it acts as (how: {2}).
 # pg_has_role goes through memberships without INHERIT and SET too, and so does ALTER ROLE, but not GRANT.
@@ -24,6 +24,8 @@ _ADMIN = """({0}.rolsuper
 # whose rights were used, and a member of it that only inherits them may have used them.
 _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
     OR {{0}}.rolcreaterole AND NOT {{1}}.rolsuper AND %(version)s < 160000)"""
+# A superuser whose rights a member used, or can: from PostgreSQL 16 on the bootstrap superuser grants for them all.
+_LENT = "(one.rolsuper AND one.oid <> 10 AND %(version)s >= 160000)"
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
@@ -65,11 +67,11 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
             AND pg_has_role(mine.oid, role, 'USAGE') >= pg_has_role(it.oid, role, 'USAGE')
             AND pg_has_role(mine.oid, role, %(set)s) >= pg_has_role(it.oid, role, %(set)s)) ORDER BY 1),
     pg_has_role(mine.oid, it.oid, %(set)s),
-    EXISTS (SELECT FROM edge LEFT JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
-        AND (inherits OR sets) AND (one.oid IS NULL OR {_MAY.format("one", "it")})),
+    EXISTS (SELECT FROM edge JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
+        AND (inherits OR sets) AND NOT {_LENT} AND {_MAY.format("one", "it")}),
     ARRAY(SELECT one.rolname::text FROM edge JOIN pg_roles AS one ON one.oid = member
-        WHERE roleid = it.oid AND member <> asking.oid AND NOT pg_has_role(one.oid, mine.oid, 'USAGE')
-            AND NOT {_MAY.format("one", "mine")} ORDER BY 1),
+        WHERE roleid = it.oid AND member <> asking.oid AND ({_LENT} OR NOT {_MAY.format("one", "mine")}
+            AND NOT (pg_has_role(one.oid, mine.oid, 'USAGE') AND pg_has_role(one.oid, mine.oid, %(set)s))) ORDER BY 1),
     asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     asking.rolsuper OR asking.rolcreaterole, %(version)s < 160000 OR {_ADMIN.format("asking", "it.oid", "'USAGE'")},
@@ -271,7 +273,9 @@ def _doubt(mine: Role, other: Role, current: Credential, *, is_clone: bool) -> s
     """
     if other.below or (is_clone and other.vouched and not other.further):
         return ""
+    theirs = other.name.removesuffix(CLONE)
     doubts = [
+        (theirs in other.memberships and theirs not in current.pair, f"is the clone of {theirs!a} by name and rights"),
         (other.further, f"has {', '.join(other.further)}, which {mine.name!a} has not"),
         (not is_clone and not current.usernames, f"is not one that {mine.name!a} may become by SET ROLE"),
         (other.beyond, f"is a member of {', '.join(map(ascii, other.beyond))}, which {mine.name!a} is not"),

@@ -14,7 +14,7 @@ from psycopg2.extensions import encrypt_password
 from rotation_lambda import errors
 from rotation_lambda.deadline import HOLD_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.postgres import roles, survey
-from rotation_lambda.postgres.answers import name_login, one_line, read_answer
+from rotation_lambda.postgres.answers import VERIFIER, name_login, one_line, read_answer
 from rotation_lambda.postgres.wire import wait
 
 if TYPE_CHECKING:
@@ -154,20 +154,17 @@ class Session:
         server user of its own ALTER ROLE SESSION_USER would change another user's password: PoolerError.
         """
         info = self._connection.info
-        ours = [
-            f"set_config('{name}', {value}, false)"
-            for name, (since, value) in _SETTINGS.items()
-            if info.server_version >= since
-        ]
+        version = info.server_version
+        ours = [f"set_config('{name}', {to}, false)" for name, (since, to) in _SETTINGS.items() if version >= since]
         user, self.runs_as, backend_pid, self.in_recovery = self._ask(
-            lambda user, runs_as, backend_pid, in_recovery, _: (user, runs_as, backend_pid, in_recovery),
+            lambda user, runs_as, backend_pid, in_recovery, _: (user + "", runs_as + "", backend_pid, in_recovery),
             "SELECT session_user::text, current_user::text, pg_backend_pid(), pg_is_in_recovery(), "
             f"CASE WHEN pg_backend_pid() = %(pid)s THEN ({', '.join(ours)}) END IS NULL",
             {"pid": info.backend_pid, "end": f"{max(1, round(self._deadline.left()))}s"},
             seconds,
         )
         if user != self.credential.username or backend_pid != info.backend_pid:
-            what = f"{name_login(self.credential)}: a pooler answered, whose session is of role {user!a}."
+            what = f"{name_login(self.credential)}: a pooler answered, whose session is of role {one_line(user)!a}."
             raise errors.PoolerError(what)
 
     def survey(self) -> survey.Survey:
@@ -187,7 +184,11 @@ class Session:
 
     def plan(self, pending: Credential, trust: Trust) -> roles.Plan:
         """Return what a superuser's change_password() would do beside changing the password; nothing is changed."""
-        version = self._connection.info.server_version
+        version, names = self._connection.info.server_version, f"{trust.current.username}{pending.username}"
+        encoding = str(self._connection.get_parameter_status("server_encoding"))
+        if not names.isascii() and encoding not in {"UTF8", "SQL_ASCII"}:  # the same bytes are another name there
+            what = f"{name_login(self.credential)}: in a database in {one_line(encoding)} {names!a} may be others."
+            raise errors.RoleNotPreparedError(what, hint="Have `dbname` of the superuser's secret name one in UTF8.")
         rows = self._rows(roles.QUERY, roles.parameters(trust.current, pending, version))
         return roles.make_plan(roles.Roles(roles.read_roles(rows), self.credential.username, version), pending, trust)
 
@@ -224,7 +225,11 @@ class Session:
         password holds, unless the message says that COMMIT was not confirmed.
         """
         notes = self._attempt(lambda: self._alter(_CHANGE, pending, trust))
+        altered = self._deadline.clock()
         confirm()
+        if (took := self._deadline.clock() - altered) > HOLD_S:
+            what = f"{name_login(self.credential)}: no COMMIT {took:.0f} s after ALTER ROLE; {HOLD_S:.0f} are allowed."
+            raise errors.PasswordChangeError(what, sqlstate=None, hint="Find what is slow: DNS, as a rule.", lost=True)
         if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
             self._attempt(lambda: self._execute("SELECT 1"))
         # What is given up now may come true later. A login tells, after as long as anything is waited for.
@@ -273,7 +278,7 @@ class Session:
             with suppress(psycopg2.Error, TimeoutError, *_MISFITS):
                 self._execute("ROLLBACK")
                 if getattr(error, "pgcode", None) == _LOCKED:
-                    holders = ", ".join(ascii(holder) for (holder,) in self._rows(HOLDERS)) or "none any more"
+                    holders = ", ".join(ascii(one_line(str(one))) for (one,) in self._rows(HOLDERS)) or "none any more"
                     what = f"{name_login(self.credential)}: another transaction holds the role's row in pg_authid"
                     failure = errors.RoleLockedError(f"{what}. Transactions that have changed a role: {holders}.")
         raise failure
@@ -310,7 +315,9 @@ class Session:
             failure = read_answer(_MISFIT, self.credential)
         except (psycopg2.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.pgcode:
-                failure = errors.DatabaseUnreachableError(f"{name_login(self.credential)}: {_cause(error)}.")
+                slow = isinstance(error, TimeoutError)
+                kind = errors.DatabaseTimeoutError if slow else errors.DatabaseUnreachableError
+                failure = kind(f"{name_login(self.credential)}: {_cause(error)}.")
             else:
                 failure = read_answer(str(error), self.credential)
         raise failure
@@ -321,7 +328,8 @@ class Session:
         cursor = self._execute(f"SELECT {row} FROM ({query}) AS it", parameters, seconds)
         if [column.type_code for column in cursor.description or ()] != [_TEXT]:
             raise ValueError
-        return [json.loads(text) for (text,) in cursor.fetchall()]
+        told = (json.dumps(json.loads(text), ensure_ascii=False) for (text,) in cursor.fetchall())
+        return [json.loads(VERIFIER.sub("…", text)) for text in told]
 
     def _execute(self, query: str, parameters: Any = None, seconds: float = ANSWER_TIMEOUT_S) -> Cursor:  # noqa: ANN401
         cursor = self._connection.cursor()

@@ -78,11 +78,8 @@ def read_roots(sslrootcert: str) -> Roots:
     found = _trusting(sslrootcert).get_ca_certs()
     if not found:
         raise ConfigurationError(f"{describe(sslrootcert)} holds no certificate of an authority.")
-    return Roots(
-        len(found),
-        min(_moment(str(one["notAfter"])) for one in found),
-        max(_moment(str(one["notBefore"])) for one in found),
-    )
+    ends, begins = ([_moment(str(one[key])) for one in found] for key in ("notAfter", "notBefore"))
+    return Roots(len(found), min(ends), max(begins))
 
 
 def region_of(name: str) -> str | None:

@@ -33,9 +33,7 @@ def run_all(
     """
     end = time.monotonic() + seconds - REPORT_S
     keeper = SecretsManager(clients.secrets_manager(), "*", Deadline(end))
-    rotated = (
-        arn for arn, function in keeper.list_secrets().items() if function and is_same_function(function, function_arn)
-    )
+    rotated = (arn for arn, its in keeper.list_secrets().items() if its and is_same_function(its, function_arn))
     waiting = in_turn(rotated, time.time() / _DAY_S)
     while waiting and (left := end - time.monotonic()) >= MINIMUM_S:
         tell(run(waiting.pop(0), environment, seconds=min(left, LOOK_S), function_arn=function_arn))

@@ -96,7 +96,7 @@ class SessionLook(DatabaseLook):
         current, pinned = self.current, self.superusers.pinned
         shown = shows(self.database, current, self.door)
         self.superuser = superuser = self.superusers.of(current)
-        there = current.at(superuser)
+        there = (current if isinstance(self.door, DatabaseError) else self.door.credential).at(superuser)
         if shown and not as_sure_as(self.database, current, there):
             shown = self._is_in_force(there)
         answer, users = self.doors[StagingLabel.CURRENT], self.versions.users

@@ -259,6 +259,41 @@ class TestAVerifier:
             ended, _ = log_in(port, "app", "secret", 1, "change the password")
         assert ended.startswith(("PasswordChangeError", "ConnectionFailedError")), ended
 
+    @pytest.mark.parametrize("where", ["message", "rows", "user"])
+    def test_is_not_told(self, where: str) -> None:
+        """As its words about an error, as the holder of the row, or as the user of another session."""
+        verifiers: list[bytes] = []
+
+        def answer(query: bytes) -> bytes:
+            if found := re.search(rb"SCRAM-SHA-256\$[^']+", query):
+                verifiers.append(found[0])
+                state, words = (b"42501", found[0]) if where == "message" else (b"55P03", b"locked")
+                return message(b"E", b"SERROR\0VERROR\0C" + state + b"\0M" + words + b"\0\0") + message(b"Z", b"T")
+            if b"pg_locks" in query:
+                return rows([TEXT], [json.dumps([f"process 1 {verifiers[0].decode()}{'x' * 5000}"]).encode()])
+            if b"pg_is_in_recovery" in query and where == "user":
+                return rows([TEXT], [json.dumps(["md5" + "0" * 32 + "x" * 5000, "app", 1, False, True]).encode()])
+            if b"pg_is_in_recovery" in query:
+                return LOOKS_HONEST
+            if b"password_encryption" in query:
+                return rows([TEXT], [b'["scram-sha-256"]'])
+            return message(b"C", b"BEGIN\0") + message(b"Z", b"T")
+
+        def talk(connection: socket.socket, _: bytes) -> None:
+            connection.sendall(ASKS_FOR_MD5)
+            connection.recv(65536)
+            connection.sendall(LETS_IN + READY)
+            while query := connection.recv(65536):
+                connection.sendall(answer(query))
+
+        with server(talk) as port:
+            ended, _ = log_in(port, "app", "secret", 3, "change the password")
+        kinds = {"message": "PasswordChangeError", "rows": "RoleLockedError", "user": "PoolerError"}
+        assert ended.startswith(kinds[where]), ended
+        assert re.search(r"…|\\u2026", ended)
+        assert len(ended) < 1000
+        assert not any(one.decode() in ended for one in verifiers)
+
     def test_is_made_as_an_honest_server_wants_it(
         self, postgres_of: Callable[[int], PostgresServer], make_role: Callable[..., Role]
     ) -> None:

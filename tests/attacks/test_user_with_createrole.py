@@ -148,6 +148,69 @@ class TestAPreparedClone:
             assert scene.ask("SELECT current_user") == [(scene.role.name,)]
 
 
+class TestAMemberThatOnlyInherits:
+    """Who inherits from the application's user may not become it, nor alter it; nor whom that one may become."""
+
+    def test_gets_no_set_role_through_a_clone_of_its_own(self, mallory: User) -> None:
+        scene = mallory.scene
+        scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", scene.role.name, mallory.name)
+        mallory.run(PREPARED["as good as new"])
+        mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+        assert mallory.may_not('SET ROLE "{app}"')
+        assert repr(mallory.name) in scene.fail(errors.RoleNotPreparedError).what
+        assert scene.look()["password change"]["code"] == "role-not-prepared"
+        mallory.run('GRANT "{clone}" TO "{me}" WITH INHERIT TRUE, SET TRUE')
+        assert mallory.may_not('SET ROLE "{app}"')
+
+    def test_keeps_no_honest_clone_from_a_rotation(self, mallory: User) -> None:
+        mallory.scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", mallory.scene.role.name, mallory.name)
+        assert mallory.scene.rotate()["username"] == mallory.scene.clone
+
+
+class TestAnHeirOfASuperuser:
+    """A superuser's rights do not go to who inherits from it, but a GRANT by those of its memberships does."""
+
+    @pytest.fixture(params=SINCE_16)
+    def dba_and_heir(
+        self,
+        request: pytest.FixtureRequest,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        make_role: MakeRole,
+    ) -> tuple[Role, User]:
+        scene = set_scene(postgres_of(request.param))
+        dba, heir = make_role(scene.server, options="SUPERUSER"), User(scene, make_role(scene.server))
+        scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", dba.name, heir.name)
+        assert heir.may_not(f'SET ROLE "{dba.name}"')
+        return dba, heir
+
+    def test_makes_no_user_of_another_team_a_clone(self, dba_and_heir: tuple[Role, User], make_role: MakeRole) -> None:
+        (dba, heir), scene = dba_and_heir, dba_and_heir[1].scene
+        victim = make_role(scene.server, scene.clone)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, dba.name)
+        assert heir.may_not("ALTER ROLE \"{clone}\" PASSWORD 'x'")
+        heir.run('GRANT "{app}" TO "{clone}"')
+        scene.fail(errors.RoleNotPreparedError)
+        assert victim.lets_in(victim.password)
+
+    def test_shares_no_rights_by_a_clone_that_the_superuser_has(self, dba_and_heir: tuple[Role, User]) -> None:
+        (dba, heir), scene = dba_and_heir, dba_and_heir[1].scene
+        scene.query("CREATE ROLE {} ROLE {}", scene.clone, dba.name)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        assert repr(dba.name) in scene.fail(errors.RoleNotPreparedError).what
+        assert heir.run("SELECT pg_has_role('{app}', 'USAGE')") == [(False,)]
+
+    def test_is_no_matter_where_a_superuser_has_made_an_honest_clone(
+        self, dba_and_heir: tuple[Role, User], make_role: MakeRole
+    ) -> None:
+        dba, scene = User(dba_and_heir[1].scene, dba_and_heir[0]), dba_and_heir[1].scene
+        make_role(scene.server, scene.clone)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        dba.run('GRANT "{app}" TO "{clone}"')
+        assert scene.rotate()["username"] == scene.clone
+
+
 class TestAnotherTeamsUser:
     """`web_clone` is a user of its own, which has nothing to do with `web`."""
 
@@ -256,6 +319,18 @@ class TestAnotherTeamsUser:
             assert group.name in scene.fail(errors.RoleNotPreparedError).what
         else:
             scene.rotate()
+
+    def test_keeps_it_when_who_made_it_a_member_is_gone(self, every_scene: Scene, make_role: MakeRole) -> None:
+        """Up to 15 a grant outlives its grantor."""
+        scene = every_scene
+        victim, owner = self.victim(scene, make_role), User(scene, make_role(scene.server))
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, owner.name)
+        owner.run('GRANT "{app}" TO "{clone}"')
+        assert owner.may_not("ALTER ROLE \"{clone}\" PASSWORD 'x'")
+        if scene.server.version < 16:
+            scene.query("DROP ROLE {}", owner.name)
+        scene.fail(errors.RoleNotPreparedError)
+        assert victim.lets_in(victim.password)
 
     @pytest.mark.parametrize("by", ["the tag", "who administers both"])
     def test_is_an_honest_clone_where_an_administrator_says_so(

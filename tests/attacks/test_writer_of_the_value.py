@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING
+from uuid import uuid4
 
 import pytest
 
@@ -205,6 +207,22 @@ class TestAnotherOfTwoUsers:
         victim.alter(attribute)
         refused(scene, victim)
 
+    def test_is_left_alone_where_it_is_the_clone_of_one_whose_member_ours_is(
+        self, every_scene: Scene, make_role: MakeRole, make_secret: Callable[[object], Secret]
+    ) -> None:
+        """All that such a clone has is its membership, which ours has as well."""
+        web = every_scene
+        web.rotate()
+        ours = make_role(web.server)
+        web.query("GRANT {} TO {}", web.role.name, ours.name)
+        if web.server.version >= 16:
+            web.query("GRANT {} TO {} WITH ADMIN OPTION", ours.name, web.superuser.name)
+        value = {**web.master.document(), "masterarn": web.master.arn, "usernames": [ours.name, web.clone]}
+        secret = make_secret({**value, "username": ours.name, "password": ours.password})
+        error = replace(web, secret=secret).fail(errors.RoleNotPreparedError)
+        assert f"is the clone of {web.role.name!r}" in error.what
+        assert lets_in(web, web.secret.document())
+
     def test_is_left_alone_while_its_application_is_at_work(self, pair: tuple[Scene, Role]) -> None:
         scene, victim = pair
         with closing(scene.server.connect(victim.name, victim.password)):
@@ -259,6 +277,27 @@ class TestAnotherOfTwoUsers:
             scene.query("GRANT pg_monitor TO {}", role.name)
         for user in (other.name, scene.role.name):
             assert scene.rotate()["username"] == user
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "UTF8"])
+def test_a_name_that_is_another_in_the_superusers_database_is_refused(
+    encoding: str, every_scene: Scene, make_role: MakeRole
+) -> None:
+    """The same letters are other bytes in LATIN1, and a role's name is what bytes it has."""
+    scene, dbname = every_scene, f"db_{uuid4().hex[:6]}"
+    create = f"CREATE DATABASE {{}} ENCODING {encoding} LOCALE 'C' TEMPLATE template0"
+    scene.query(create, dbname)
+    user = make_role(scene.server, f"müller_{uuid4().hex[:6]}")
+    if scene.server.version >= 16:
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", user.name, scene.superuser.name)
+    replace(scene, secret=scene.master).put({**scene.master.document(), "dbname": dbname})
+    scene.put({**scene.secret.document(), "username": user.name, "password": user.password})
+    if encoding == "UTF8":
+        scene.rotate()
+    else:
+        assert "in LATIN1" in scene.fail(errors.RoleNotPreparedError).what
+        assert user.lets_in(user.password)
+    scene.query("DROP DATABASE {}", dbname)
 
 
 class TestAnotherSuperuser:

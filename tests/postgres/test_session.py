@@ -32,7 +32,7 @@ from rotation_lambda.postgres import wire
 from rotation_lambda.postgres.session import _read_change_failure
 from rotation_lambda.settings import SHIPPED_BUNDLE
 from rotation_lambda.trust import Trust
-from tests.worlds.clocks import PATIENCE_S
+from tests.worlds.clocks import PATIENCE_S, Clock
 from tests.worlds.fakes import FakeDatabase
 
 if TYPE_CHECKING:
@@ -286,6 +286,15 @@ def hba(server: PostgresServer, *lines: str) -> Iterator[None]:
 
 class TestChangePassword:
     """A verifier is made here and stored; which kind is decided by how the server let us in."""
+
+    def test_is_not_committed_by_a_session_that_the_server_has_ended_by_then(self, role: Role) -> None:
+        clock = Clock()
+        database = replace(door(role.server), deadline=clock.deadline())
+        with database.log_in(credential(role)) as session, pytest.raises(errors.PasswordChangeError) as caught:
+            session.change_password(credential(role, password="new"), lambda: clock.sleep(HOLD_S + 2))
+        assert f"no COMMIT 12 s after ALTER ROLE; {HOLD_S:.0f} are allowed" in caught.value.what
+        assert caught.value.lost
+        assert role.lets_in(role.password)
 
     @pytest.mark.parametrize("where", ["the default", "md5 on the role", "md5 on the server"])
     @pytest.mark.parametrize("stored", ["scram-sha-256", "md5"])
