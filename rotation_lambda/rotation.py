@@ -227,7 +227,7 @@ class Rotation:
                 return self._take_row(session, pending)
             except errors.RotationError as error:
                 if getattr(error, "unknown", False):  # whether the proof still holds, a fresh one tells
-                    raise errors.RoleLockedError(error.what) from None
+                    raise errors.RoleLockedError(error.what, hint=error.hint) from None
                 if isinstance(error, errors.DatabaseError) and may_pass(error):
                     raise
                 logger.info("The role's row cannot be held: %s", error.what)
@@ -237,7 +237,7 @@ class Rotation:
             return self.deadline.wait_for(hold, RESERVE_S, passes=may_pass, at_most=HOLD_S)
         except (errors.DatabaseReadOnlyError, errors.PasswordChangeError, errors.RoleLockedError) as error:
             if error.lost:  # what let AWSPENDING in may be gone
-                raise
+                self._check_in_force(pending)
         return None
 
     def _take_row(self, session: Session | None, pending: Credential) -> Session | None:

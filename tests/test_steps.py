@@ -436,13 +436,27 @@ class TestFinishSecret:
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
 
-    def test_does_not_move_where_every_session_is_lost_that_takes_the_row(self) -> None:
+    @pytest.mark.parametrize("lets_in", [True, False])
+    def test_moves_where_every_session_is_lost_that_takes_the_row_if_another_login_proves_it(
+        self, *, lets_in: bool
+    ) -> None:
         world = set_()
-        world.database.change_trouble = [errors.PasswordChangeError("cut off", sqlstate=None, lost=True)] * 1000
-        with pytest.raises(errors.PasswordChangeError, match="cut off Waited for"):
+        cut_off = errors.PasswordChangeError("cut off", sqlstate=None, lost=True)
+        world.database.change_trouble = [cut_off] * 1000
+
+        def count(effect: str) -> None:
+            if effect == "log in" and not lets_in and world.clock.now > HOLD_S / 2:
+                world.database.trouble["pending"] = errors.LoginRefusedError("by the new primary.")
+
+        world.database.effect = count
+        if lets_in:
             world.take(Step.FINISH_SECRET)
-        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
-        assert world.clock.now <= HOLD_S + 1
+        else:
+            with pytest.raises(errors.LoginRefusedError, match="by the new primary"):
+                world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == (PENDING if lets_in else CURRENT)
+        assert world.clock.now <= HOLD_S + 2
+        assert world.database.logins[-1].password == "pending"
 
     def test_is_critical_where_the_label_cannot_be_moved_back(self) -> None:
         world = set_()

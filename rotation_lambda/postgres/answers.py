@@ -117,7 +117,7 @@ _LIBPQS = (
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
     _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
-VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
+_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
@@ -148,4 +148,4 @@ def name_login(credential: Credential) -> str:
 
 def one_line(text: str) -> str:
     """Return the text in one line of at most 300 characters, without a verifier that a server may have quoted."""
-    return VERIFIER.sub("…", " ".join(text.split()))[:300]
+    return _VERIFIER.sub("…", " ".join(text.split()))[:300]

@@ -24,8 +24,6 @@ _ADMIN = """({0}.rolsuper
 # whose rights were used, and a member of it that only inherits them may have used them.
 _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
     OR {{0}}.rolcreaterole AND NOT {{1}}.rolsuper AND %(version)s < 160000)"""
-# A superuser whose rights a member used, or can: from PostgreSQL 16 on the bootstrap superuser grants for them all.
-_LENT = "(one.rolsuper AND one.oid <> 10 AND %(version)s >= 160000)"
 
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
@@ -68,10 +66,12 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
             AND pg_has_role(mine.oid, role, %(set)s) >= pg_has_role(it.oid, role, %(set)s)) ORDER BY 1),
     pg_has_role(mine.oid, it.oid, %(set)s),
     EXISTS (SELECT FROM edge JOIN pg_roles AS one ON one.oid = grantor WHERE member = it.oid AND roleid = mine.oid
-        AND (inherits OR sets) AND NOT {_LENT} AND {_MAY.format("one", "it")}),
-    ARRAY(SELECT one.rolname::text FROM edge JOIN pg_roles AS one ON one.oid = member
-        WHERE roleid = it.oid AND member <> asking.oid AND ({_LENT} OR NOT {_MAY.format("one", "mine")}
-            AND NOT (pg_has_role(one.oid, mine.oid, 'USAGE') AND pg_has_role(one.oid, mine.oid, %(set)s))) ORDER BY 1),
+        AND (inherits OR sets) AND NOT (one.rolsuper AND one.oid <> 10 AND %(version)s >= 160000)
+        AND {_MAY.format("one", "it")}),
+    ARRAY(SELECT one.rolname::text FROM pg_roles AS one WHERE NOT one.rolsuper AND one.oid <> asking.oid
+        AND EXISTS (SELECT FROM edge WHERE roleid = it.oid AND pg_has_role(one.oid, member, 'USAGE'))
+        AND NOT {_MAY.format("one", "mine")}
+        AND NOT (pg_has_role(one.oid, mine.oid, 'USAGE') AND pg_has_role(one.oid, mine.oid, %(set)s)) ORDER BY 1),
     asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     asking.rolsuper OR asking.rolcreaterole, %(version)s < 160000 OR {_ADMIN.format("asking", "it.oid", "'USAGE'")},
@@ -245,7 +245,7 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
         strangers = ", ".join(map(ascii, other.strangers))
         if strangers and granted:
             raise RoleNotPreparedError(
-                f"User {other.name!a} would share the rights of {mine.name!a} with its own members: {strangers}.",
+                f"User {other.name!a} would share the rights of {mine.name!a} with its members or heirs: {strangers}.",
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
     altered = [role for role in (mine if is_clone else None, other) if role]

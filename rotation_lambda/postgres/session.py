@@ -14,7 +14,7 @@ from psycopg2.extensions import encrypt_password
 from rotation_lambda import errors
 from rotation_lambda.deadline import HOLD_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.postgres import roles, survey
-from rotation_lambda.postgres.answers import VERIFIER, name_login, one_line, read_answer
+from rotation_lambda.postgres.answers import name_login, one_line, read_answer
 from rotation_lambda.postgres.wire import wait
 
 if TYPE_CHECKING:
@@ -184,10 +184,10 @@ class Session:
 
     def plan(self, pending: Credential, trust: Trust) -> roles.Plan:
         """Return what a superuser's change_password() would do beside changing the password; nothing is changed."""
-        version, names = self._connection.info.server_version, f"{trust.current.username}{pending.username}"
+        version, names = self._connection.info.server_version, f"{trust.current.username} or {pending.username}"
         encoding = str(self._connection.get_parameter_status("server_encoding"))
         if not names.isascii() and encoding not in {"UTF8", "SQL_ASCII"}:  # the same bytes are another name there
-            what = f"{name_login(self.credential)}: in a database in {one_line(encoding)} {names!a} may be others."
+            what = f"{name_login(self.credential)}: in a database in {one_line(encoding)} {names!a} may be another."
             raise errors.RoleNotPreparedError(what, hint="Have `dbname` of the superuser's secret name one in UTF8.")
         rows = self._rows(roles.QUERY, roles.parameters(trust.current, pending, version))
         return roles.make_plan(roles.Roles(roles.read_roles(rows), self.credential.username, version), pending, trust)
@@ -228,8 +228,8 @@ class Session:
         altered = self._deadline.clock()
         confirm()
         if (took := self._deadline.clock() - altered) > HOLD_S:
-            what = f"{name_login(self.credential)}: no COMMIT {took:.0f} s after ALTER ROLE; {HOLD_S:.0f} are allowed."
-            raise errors.PasswordChangeError(what, sqlstate=None, hint="Find what is slow: DNS, as a rule.", lost=True)
+            what = f"{name_login(self.credential)}: no COMMIT {took:.1f} s after ALTER ROLE; the old password holds."
+            raise errors.PasswordChangeError(what, sqlstate=None, hint="Find what is slow: login, DNS, API.", lost=True)
         if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
             self._attempt(lambda: self._execute("SELECT 1"))
         # What is given up now may come true later. A login tells, after as long as anything is waited for.
@@ -315,9 +315,9 @@ class Session:
             failure = read_answer(_MISFIT, self.credential)
         except (psycopg2.Error, TimeoutError) as error:
             if isinstance(error, TimeoutError) or error.pgcode:
-                slow = isinstance(error, TimeoutError)
-                kind = errors.DatabaseTimeoutError if slow else errors.DatabaseUnreachableError
-                failure = kind(f"{name_login(self.credential)}: {_cause(error)}.")
+                late = errors.DatabaseTimeoutError, _CHANGE_HINTS["57014"]
+                kind, hint = late if isinstance(error, TimeoutError) else (errors.DatabaseUnreachableError, None)
+                failure = kind(f"{name_login(self.credential)}: {_cause(error)}.", hint=hint)
             else:
                 failure = read_answer(str(error), self.credential)
         raise failure
@@ -328,8 +328,7 @@ class Session:
         cursor = self._execute(f"SELECT {row} FROM ({query}) AS it", parameters, seconds)
         if [column.type_code for column in cursor.description or ()] != [_TEXT]:
             raise ValueError
-        told = (json.dumps(json.loads(text), ensure_ascii=False) for (text,) in cursor.fetchall())
-        return [json.loads(VERIFIER.sub("…", text)) for text in told]
+        return [json.loads(text) for (text,) in cursor.fetchall()]
 
     def _execute(self, query: str, parameters: Any = None, seconds: float = ANSWER_TIMEOUT_S) -> Cursor:  # noqa: ANN401
         cursor = self._connection.cursor()

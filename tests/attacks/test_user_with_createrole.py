@@ -162,6 +162,26 @@ class TestAMemberThatOnlyInherits:
         mallory.run('GRANT "{clone}" TO "{me}" WITH INHERIT TRUE, SET TRUE')
         assert mallory.may_not('SET ROLE "{app}"')
 
+    @pytest.mark.parametrize("is_superuser", [True, False])
+    def test_gets_none_through_a_member_of_the_clone_that_it_inherits_from(
+        self, mallory: User, make_role: MakeRole, *, is_superuser: bool
+    ) -> None:
+        """Who made the clone may become the application's user; or is the superuser that the rotation asks."""
+        scene = mallory.scene
+        if is_superuser:
+            maker = User(scene, scene.superuser)
+            scene.query("ALTER ROLE {} SUPERUSER", maker.name)
+            scene.query("REVOKE {} FROM {}", scene.role.name, maker.name)
+        else:
+            maker = User(scene, make_role(scene.server, options="CREATEROLE"))
+            scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET TRUE", scene.role.name, maker.name)
+        scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", maker.name, mallory.name)
+        maker.run('CREATE ROLE "{clone}"')
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        assert mallory.may_not('SET ROLE "{app}"')
+        assert repr(mallory.name) in scene.fail(errors.RoleNotPreparedError).what
+        assert mallory.may_not('SET ROLE "{app}"')
+
     def test_keeps_no_honest_clone_from_a_rotation(self, mallory: User) -> None:
         mallory.scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", mallory.scene.role.name, mallory.name)
         assert mallory.scene.rotate()["username"] == mallory.scene.clone
@@ -198,8 +218,16 @@ class TestAnHeirOfASuperuser:
         (dba, heir), scene = dba_and_heir, dba_and_heir[1].scene
         scene.query("CREATE ROLE {} ROLE {}", scene.clone, dba.name)
         scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
-        assert repr(dba.name) in scene.fail(errors.RoleNotPreparedError).what
+        assert repr(heir.name) in scene.fail(errors.RoleNotPreparedError).what
         assert heir.run("SELECT pg_has_role('{app}', 'USAGE')") == [(False,)]
+
+    def test_is_no_matter_where_the_superuser_has_no_heir(
+        self, dba_and_heir: tuple[Role, User], make_role: MakeRole
+    ) -> None:
+        scene, other = dba_and_heir[1].scene, make_role(dba_and_heir[1].scene.server, options="SUPERUSER")
+        scene.query("CREATE ROLE {} ROLE {}", scene.clone, other.name)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        assert scene.rotate()["username"] == scene.clone
 
     def test_is_no_matter_where_a_superuser_has_made_an_honest_clone(
         self, dba_and_heir: tuple[Role, User], make_role: MakeRole

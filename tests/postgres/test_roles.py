@@ -455,7 +455,7 @@ class TestStrangers:
     def test_stop_a_membership_from_being_granted(self, ours: set[str]) -> None:
         clone = replace(CLONE, can_login=False, vouched=False, strangers=["mallory", "o'hara"])
         error = refusal(APP, clone, ours=ours)
-        assert error.what.endswith("with its own members: 'mallory', \"o'hara\".")
+        assert error.what.endswith("with its members or heirs: 'mallory', \"o'hara\".")
         assert not re.search("mallory|GRANT|REVOKE", error.hint)
 
     def test_of_a_clone_that_is_a_member_already_are_none(self) -> None:
