@@ -169,8 +169,7 @@ class Rotation:
         if session is None and not blind:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
             self._look_back(pending)
-        proof = self.memory.pop(self.token, None)
-        told = ""
+        proof, told = self.memory.pop(self.token, None), ""
         if proof and proof.changed is not None and not self.old_one_works:
             window = 1000 * (self.deadline.clock() - proof.changed)
             self.measure("OutageWindow", window)

@@ -444,11 +444,11 @@ class TestFinishSecret:
         cut_off = errors.PasswordChangeError("cut off", sqlstate=None, lost=True)
         world.database.change_trouble = [cut_off] * 1000
 
-        def count(effect: str) -> None:
+        def fail_over(effect: str) -> None:
             if effect == "log in" and not lets_in and world.clock.now > HOLD_S / 2:
                 world.database.trouble["pending"] = errors.LoginRefusedError("by the new primary.")
 
-        world.database.effect = count
+        world.database.effect = fail_over
         if lets_in:
             world.take(Step.FINISH_SECRET)
         else:

@@ -51,7 +51,7 @@ _LIBRARY = "`ALTER ROLE … RESET` (or ALTER DATABASE) the setting that names th
 _TOO_SLOW = "Find out why the server is so slow: its authentication_timeout ended the login. Secrets Manager retries."
 # What postgres/wire.py says, and libpq under its limit.
 _FLOOD = f"Correct `host` and `port` {_AS_SHOWN}: what answers there sends far more than a PostgreSQL server does."
-_ANY_CERTIFICATE = f"Set PGSSLMODE, or `sslmode` {_AS_SHOWN}, to verify-full: less would take any certificate here."
+_ANY_CERTIFICATE = f"Set PGSSLMODE, or `sslmode` {_AS_SHOWN}, to verify-full: PGSSLROOTCERT=system needs it."
 _LANGUAGE = "Set lc_messages to C on the server, so that its answer is understood; read its log of the same second."
 
 # Waiting does not help: the server has no other answer until this is done.

@@ -187,7 +187,7 @@ class Session:
         version, names = self._connection.info.server_version, f"{trust.current.username} or {pending.username}"
         encoding = str(self._connection.get_parameter_status("server_encoding"))
         if not names.isascii() and encoding not in {"UTF8", "SQL_ASCII"}:  # the same bytes are another name there
-            what = f"{name_login(self.credential)}: in a database in {one_line(encoding)} {names!a} may be another."
+            what = f"{name_login(self.credential)}: it is in {one_line(encoding)}, where {names!a} may be other users."
             raise errors.RoleNotPreparedError(what, hint="Have `dbname` of the superuser's secret name one in UTF8.")
         rows = self._rows(roles.QUERY, roles.parameters(trust.current, pending, version))
         return roles.make_plan(roles.Roles(roles.read_roles(rows), self.credential.username, version), pending, trust)
@@ -229,7 +229,8 @@ class Session:
         confirm()
         if (took := self._deadline.clock() - altered) > HOLD_S:
             what = f"{name_login(self.credential)}: no COMMIT {took:.1f} s after ALTER ROLE; the old password holds."
-            raise errors.PasswordChangeError(what, sqlstate=None, hint="Find what is slow: login, DNS, API.", lost=True)
+            hint = "Find out what is slow: the login to the database, DNS, or Secrets Manager."
+            raise errors.PasswordChangeError(what, sqlstate=None, hint=hint, lost=True)
         if any(select([self._connection.fileno()], [], [], 0)):  # unasked the server has spoken, perhaps its last word
             self._attempt(lambda: self._execute("SELECT 1"))
         # What is given up now may come true later. A login tells, after as long as anything is waited for.

@@ -44,14 +44,17 @@ class User:
 
 
 @pytest.fixture(params=SINCE_16)
-def mallory(
-    request: pytest.FixtureRequest,
-    set_scene: Callable[..., Scene],
-    postgres_of: Callable[[int], PostgresServer],
-    make_role: MakeRole,
-) -> Iterator[User]:
+def recent_scene(
+    request: pytest.FixtureRequest, set_scene: Callable[..., Scene], postgres_of: Callable[[int], PostgresServer]
+) -> Scene:
+    """A scene on each version that has options for each membership."""
+    return set_scene(postgres_of(request.param))
+
+
+@pytest.fixture
+def mallory(recent_scene: Scene, make_role: MakeRole) -> Iterator[User]:
     """Up to PostgreSQL 15 CREATEROLE is a right to every role but superusers: there is nothing left to gain."""
-    scene = set_scene(postgres_of(request.param))
+    scene = recent_scene
     user = User(scene, make_role(scene.server, options="CREATEROLE"))
     assert user.may_not('GRANT "{app}" TO "{me}"')
     yield user
@@ -190,15 +193,9 @@ class TestAMemberThatOnlyInherits:
 class TestAnHeirOfASuperuser:
     """A superuser's rights do not go to who inherits from it, but a GRANT by those of its memberships does."""
 
-    @pytest.fixture(params=SINCE_16)
-    def dba_and_heir(
-        self,
-        request: pytest.FixtureRequest,
-        set_scene: Callable[..., Scene],
-        postgres_of: Callable[[int], PostgresServer],
-        make_role: MakeRole,
-    ) -> tuple[Role, User]:
-        scene = set_scene(postgres_of(request.param))
+    @pytest.fixture
+    def dba_and_heir(self, recent_scene: Scene, make_role: MakeRole) -> tuple[Role, User]:
+        scene = recent_scene
         dba, heir = make_role(scene.server, options="SUPERUSER"), User(scene, make_role(scene.server))
         scene.query("GRANT {} TO {} WITH INHERIT TRUE, SET FALSE", dba.name, heir.name)
         assert heir.may_not(f'SET ROLE "{dba.name}"')
@@ -274,7 +271,6 @@ class TestAnotherTeamsUser:
         scene.fail(errors.RoleNotPreparedError)
         assert victim.lets_in(victim.password)
 
-    @pytest.mark.parametrize("version", SINCE_16)
     @pytest.mark.parametrize(
         ("how", "is_one"), [("INHERIT FALSE, SET FALSE", False), ("INHERIT TRUE, SET FALSE", True)]
     )
@@ -283,13 +279,11 @@ class TestAnotherTeamsUser:
         how: str,
         *,
         is_one: bool,
-        version: int,
-        set_scene: Callable[..., Scene],
-        postgres_of: Callable[[int], PostgresServer],
+        recent_scene: Scene,
         make_role: MakeRole,
     ) -> None:
         """By a membership without INHERIT and SET nothing can be granted: the control is one by which he may."""
-        scene = set_scene(postgres_of(version))
+        scene = recent_scene
         victim = self.victim(scene, make_role)
         group, owner = make_role(scene.server), User(scene, make_role(scene.server))
         scene.query("GRANT {} TO {} WITH ADMIN OPTION", victim.name, group.name)
@@ -305,16 +299,13 @@ class TestAnotherTeamsUser:
             scene.fail(errors.RoleNotPreparedError)
         assert victim.lets_in(victim.password) is not is_one
 
-    @pytest.mark.parametrize("version", SINCE_16)
     def test_keeps_it_though_a_group_in_whose_name_it_was_made_a_member_may_become_it(
         self,
-        version: int,
-        set_scene: Callable[..., Scene],
-        postgres_of: Callable[[int], PostgresServer],
+        recent_scene: Scene,
         make_role: MakeRole,
     ) -> None:
         """Who only inherits the group's rights may not become it, and grants in its name (PostgreSQL: GRANT)."""
-        scene = set_scene(postgres_of(version))
+        scene = recent_scene
         victim = self.victim(scene, make_role)
         group, heir = make_role(scene.server), User(scene, make_role(scene.server))
         scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.role.name, group.name)
@@ -325,20 +316,17 @@ class TestAnotherTeamsUser:
         scene.fail(errors.RoleNotPreparedError)
         assert victim.lets_in(victim.password)
 
-    @pytest.mark.parametrize("version", SINCE_16)
     @pytest.mark.parametrize(("how", "is_stranger"), [("INHERIT FALSE, SET TRUE", True), ("INHERIT TRUE", False)])
     def test_shares_no_rights_with_a_member_that_cannot_use_them_yet(
         self,
         how: str,
         *,
         is_stranger: bool,
-        version: int,
-        set_scene: Callable[..., Scene],
-        postgres_of: Callable[[int], PostgresServer],
+        recent_scene: Scene,
         make_role: MakeRole,
     ) -> None:
         """Of a group that may become `web` members that only inherit from it would use its rights by the clone."""
-        scene = set_scene(postgres_of(version))
+        scene = recent_scene
         clone, group = self.victim(scene, make_role), make_role(scene.server)
         scene.secret.tag(clone.name)
         scene.query("GRANT {} TO {}", clone.name, group.name)
