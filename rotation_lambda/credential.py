@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from rotation_lambda.copies import Copies, Kind, renew, show
 from rotation_lambda.errors import CredentialMismatchError, InvalidSecretError
-from rotation_lambda.event import json_type
+from rotation_lambda.event import json_type, read_text
 from rotation_lambda.secret_text import read, read_object
 
 MAX_SECRET_BYTES = 65536  # AWS: "Secrets Manager quotas", secret value size
@@ -41,13 +41,7 @@ _SSL = {"true": SslMode.VERIFY_FULL, "false": SslMode.DISABLE}
 
 
 def _text(secret: _Document, key: str) -> str:
-    if key not in secret:
-        raise InvalidSecretError(f"`{key}` is missing from the secret.")
-    value = secret[key]
-    if not isinstance(value, str):
-        raise InvalidSecretError(f"`{key}` is {json_type(value)}, not a string.")
-    if not value:
-        raise InvalidSecretError(f"`{key}` is empty.")
+    value = read_text(secret, key, f"`{key}`", InvalidSecretError, "secret")
     if _CONTROL.search(value):
         raise InvalidSecretError(f"`{key}` holds a control character (a line end, perhaps).")
     return value
@@ -60,9 +54,8 @@ def _name(secret: _Document, key: str) -> str:
 def _uncut(name: str, what: str, hint: str | None = None) -> str:
     """Return a name that PostgreSQL takes as it is; raise InvalidSecretError for a longer one."""
     if (size := len(name.encode())) > _LONGEST_NAME:
-        raise InvalidSecretError(
-            f"{what} has {size} bytes; PostgreSQL's names have {_LONGEST_NAME} at most.", hint=hint
-        )
+        what = f"{what} has {size} bytes; PostgreSQL's names have {_LONGEST_NAME} at most."
+        raise InvalidSecretError(what, hint=hint)
     return name
 
 

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from types import NoneType
-from typing import Self
+from typing import Any, Self
 
-from rotation_lambda.errors import InvalidEventError
+from rotation_lambda.errors import InvalidEventError, RotationError
 
 _SECRET_ID = re.compile(r"(arn:aws[a-z-]*:secretsmanager:[a-z0-9-]+:[0-9]{12}:secret:)?[\w/+=.@!-]{1,519}", re.ASCII)
 _PLAIN = re.compile(r"[!-~]+")
@@ -68,14 +68,22 @@ class RotationEvent:
         return cls(Step(step), secret_id, token, rotation_token)
 
 
-def _text(event: Mapping[object, object], key: str) -> str:
-    if key not in event:
-        raise InvalidEventError(f"{key} is missing from the event.")
-    value = event[key]
+def _text(event: Mapping[Any, object], key: str) -> str:
+    return read_text(event, key, key, InvalidEventError, "event")
+
+
+def read_text(document: Mapping[Any, object], key: str, name: str, error: type[RotationError], place: str) -> str:
+    """Return the string that the document has under the key; an error, which calls it by the name, for anything else.
+
+    The value is never quoted.
+    """
+    if key not in document:
+        raise error(f"{name} is missing from the {place}.")
+    value = document[key]
     if not isinstance(value, str):
-        raise InvalidEventError(f"{key} is {json_type(value)}, not a string.")
+        raise error(f"{name} is {json_type(value)}, not a string.")
     if not value:
-        raise InvalidEventError(f"{key} is empty.")
+        raise error(f"{name} is empty.")
     return value
 
 

@@ -133,13 +133,13 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
 
     logger.append_keys(step=event.step)
     reports: list[dict[str, Any]] = []
+    logs = {preflight.Status.WARNING: logger.warning, preflight.Status.FAILED: logger.error}
 
     def tell(report: Report) -> None:
         reports.append(report.to_json())
         logger.append_keys(secret_id=report.secret_id)
         for finding in report.findings:
-            if finding.status in {preflight.Status.WARNING, preflight.Status.FAILED}:
-                log = logger.error if finding.status is preflight.Status.FAILED else logger.warning
+            if log := logs.get(finding.status):
                 log(finding.seen, check=finding.check, code=finding.code, hint=finding.action)
         logger.info("The worst finding of the preflight: %s.", report.worst)
         metrics.emit(context.function_name, report.secret_id, report.measured, step=event.step)

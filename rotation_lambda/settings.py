@@ -101,10 +101,8 @@ class PasswordPolicy:
             raise ConfigurationError("EXCLUDE_CHARACTERS and other EXCLUDE_ variables leave fewer than 10 characters.")
         for name, characters in self._types().items():
             if self.require_each_included_type and not characters:
-                raise ConfigurationError(
-                    f"EXCLUDE_CHARACTERS leaves nothing of {name.lower()}, which REQUIRE_EACH_INCLUDED_TYPE asks for: "
-                    f"set EXCLUDE_{name}=true as well."
-                )
+                what = f"EXCLUDE_CHARACTERS leaves nothing of {name.lower()}, which REQUIRE_EACH_INCLUDED_TYPE asks for"
+                raise ConfigurationError(f"{what}: set EXCLUDE_{name}=true as well.")
 
     @property
     def parameters(self) -> dict[str, Any]:

@@ -42,10 +42,9 @@ class SecretVersions:
         """The id of the version with AWSCURRENT; MissingVersionError where none has it."""
         version = self.with_label(StagingLabel.CURRENT)
         if version is None:
-            raise errors.MissingVersionError(
-                "The secret has no version with AWSCURRENT: there is nothing to rotate from.",
-                hint="Store the credential first, with `aws secretsmanager put-secret-value`.",
-            )
+            what = "The secret has no version with AWSCURRENT: there is nothing to rotate from."
+            hint = "Store the credential first, with `aws secretsmanager put-secret-value`."
+            raise errors.MissingVersionError(what, hint=hint)
         return version
 
     def is_current(self, version: str) -> bool:

@@ -133,10 +133,9 @@ class SecretLook(Look):
         """Tell whether rotation is on, when it is due, and whether it comes here."""
         description = self.description
         if self._is_anothers():
-            raise errors.RotationRefusedError(
-                "The secret is a superuser's, and this function does not rotate it.",
-                hint="Run the preflight with permissions of your own: `make preflight SECRET=ID`.",
-            )
+            what = "The secret is a superuser's, and this function does not rotate it."
+            hint = "Run the preflight with permissions of your own: `make preflight SECRET=ID`."
+            raise errors.RotationRefusedError(what, hint=hint)
         description.versions.check_secret()
         if description.versions.rotation_enabled is None:
             return Seen(
