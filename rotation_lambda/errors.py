@@ -44,6 +44,13 @@ version ids, hosts and roles, never the value of a secret.
 import re
 from typing import ClassVar
 
+_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
+
+
+def mask(text: str) -> str:
+    """Return the text without a password verifier that a server may have put into its answer, by whatever name."""
+    return _VERIFIER.sub("…", text)
+
 
 class RotationError(Exception):
     """A rotation step failed: `what` happened, what was `changed`, its `code`, and the `hint` for the next action.
@@ -61,9 +68,9 @@ class RotationError(Exception):
         cls.hint = " ".join(cls.hint.split())
 
     def __init__(self, what: str, *, hint: str | None = None) -> None:
-        super().__init__(what)
-        self.what = what
-        self.hint = hint or self.hint
+        super().__init__(mask(what))
+        self.what = mask(what)
+        self.hint = mask(hint or self.hint)
 
     @property
     def message(self) -> str:

@@ -394,7 +394,7 @@ class Rotation:
         self.deadline.check(BEFORE_CHANGE_S, what)
         change = partial(session.change_password, pending, confirm, trust)
         for note in self._carry_out(change, on_server_of(session, pending), RESERVE_S):
-            logger.warning(note)
+            logger.warning(errors.mask(note))
         return self.deadline.clock()
 
     def _carry_out(self, change: Callable[[], list[str]], login: Credential, reserve: float) -> list[str]:

@@ -193,7 +193,8 @@ class AlternatingUsers(Rotation):
             owned = session.check_identity()
             opened.pop_all()
         if owned:
-            logger.info("The clone of %a owns in this database: %s.", credential.original, ", ".join(owned))
+            told = errors.mask(", ".join(owned))
+            logger.info("The clone of %a owns in this database: %s.", credential.original, told)
         return session
 
 

@@ -287,5 +287,15 @@ def test_a_leak_is_found_without_its_escapes() -> None:
 
 
 @each_kind
+@pytest.mark.parametrize("verifier", ["SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy", f"md5{'0a' * 16}"])
+def test_an_error_tells_no_verifier_wherever_a_server_has_put_it(
+    kind: type[errors.RotationError], verifier: str
+) -> None:
+    error = make(kind, f"Role 'app_{verifier}' is odd.", hint=f"Look for the role {verifier}.")
+    assert verifier[3:] not in leaks.everything_in(error)
+    assert error.what == "Role 'app_…' is odd."
+
+
+@each_kind
 def test_an_error_says_nothing_that_it_was_not_told(kind: type[errors.RotationError]) -> None:
     assert MARKER not in leaks.everything_in(make(kind, "Something happened."))

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MASTER = Credential("db.example", 5432, "postgres", "master", "super")
 WRITER = "writer.example"
+VERIFIER = "SCRAM-SHA-256$4096:c2FsdA==$c3RvcmVk:c2VydmVy"
 
 
 def refused_after_the_change(world: World, reason: errors.DatabaseError | None = None) -> None:
@@ -712,17 +713,17 @@ class TestAlternatingUsers:
         self, make: Callable[[], World], caplog: pytest.LogCaptureFixture
     ) -> None:
         world = make()
-        world.database.notes = ["Role 'app_clone' owns objects: 100 %s.", "And more."]
+        world.database.notes = ["Role 'app_clone' owns objects: 100 %s.", f"And {VERIFIER} of a server that quotes it."]
         world.take(Step.SET_SECRET)
         warned = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-        assert warned == world.database.notes
+        assert warned == [world.database.notes[0], "And … of a server that quotes it."]
 
     def test_tells_what_the_clone_owns_where_it_logs_in(self, caplog: pytest.LogCaptureFixture) -> None:
         world = prepared()
-        world.database.identities["app_clone"] = fakes.identity(clone_owns=["table t", "sequence s"])
+        world.database.identities["app_clone"] = fakes.identity(clone_owns=["table t", "sequence s", VERIFIER])
         with caplog.at_level("INFO"):
             world.take(Step.TEST_SECRET)
-        assert "The clone of 'app' owns in this database: table t, sequence s." in caplog.text
+        assert "The clone of 'app' owns in this database: table t, sequence s, …." in caplog.text
 
 
 class TestAlternatingUsersProof:

@@ -117,7 +117,6 @@ _LIBPQS = (
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
     _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
 )
-_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
 
@@ -147,5 +146,5 @@ def name_login(credential: Credential) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return the text in one line of at most 300 characters, without a verifier that a server may have quoted."""
-    return _VERIFIER.sub("…", " ".join(text.split()))[:300]
+    """Return the text in one line of at most 300 characters; a verifier is masked whole, before it could be cut."""
+    return errors.mask(" ".join(text.split()))[:300]

@@ -10,7 +10,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from rotation_lambda.deadline import Deadline
-from rotation_lambda.errors import RotationError, UnexpectedError
+from rotation_lambda.errors import RotationError, UnexpectedError, mask
 
 IN_THE_WAY = "another check stands in the way"
 
@@ -39,7 +39,7 @@ class Seen:
     def of(self, check: str) -> "Finding":
         """Return it as the finding of this check."""
         status = self.status or (Status.WARNING if self.action else Status.OK)
-        return Finding(check, status, self.text, self.action, measured=self.measured)
+        return Finding(check, status, mask(self.text), mask(self.action), measured=self.measured)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1014,6 +1014,12 @@ def test_the_worst_finding_decides() -> None:
     assert [Report("arn", (finding,), 0.1).exit_status for finding in findings] == [0, 1, 0]
 
 
+def test_a_finding_tells_no_verifier_that_a_server_has_put_into_its_answer() -> None:
+    verifier = "md5" + "0a" * 16
+    finding = Seen(f"role {verifier} is let in", f"Look for {verifier}.").of("role")
+    assert (finding.seen, finding.action) == ("role … is let in", "Look for ….")
+
+
 def test_a_report_is_wrapped_at_words_and_indented_below_the_status() -> None:
     findings = (
         Finding("TLS", Status.FAILED, "the name differs from the name in the certificate", "Use the name."),
