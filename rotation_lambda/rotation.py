@@ -49,6 +49,7 @@ class Session(AbstractContextManager["Session"], Protocol):
     def close(self) -> None: ...
     def check_identity(self) -> list[str]: ...
     def hold_role(self, login: Credential) -> None: ...
+    def is_alive(self) -> bool: ...
     def change_password(
         self, pending: Credential, confirm: Callable[[], None] = ..., trust: Trust | None = None
     ) -> list[str]: ...
@@ -146,7 +147,7 @@ class Rotation:
 
         Lock, prove, move: a change of the password in between waits for the row that we hold, and looks at the labels
         before it commits. Where the row cannot be had, AWSCURRENT moves all the same, since holding the row is open to
-        strangers, and a login afterwards tells whether it was right.
+        strangers, and a login afterwards tells whether it was right; so does one where the row was lost meanwhile.
 
         A refusal stops it, and a host that DNS does not know. No answer is waited for until the reserve; where the old
         password has not worked since setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process
@@ -166,7 +167,8 @@ class Rotation:
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
                 blind, session = True, None
             self._move(look=session is None or self.old_one_works)
-        if session is None and not blind:
+            proved = blind or (session is not None and session.is_alive())
+        if not proved:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
             self._look_back(pending)
         proof, told = self.memory.pop(self.token, None), ""
@@ -358,19 +360,19 @@ class Rotation:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does."""
         refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0)
         if not isinstance(refusal, errors.LoginRefusedError):
+            if refusal:
+                logger.warning("AWSCURRENT has moved. Whether it logs in is not known: %s", refusal.what)
             return
-        before = self.versions.current
+        before, moved = self.versions.current, f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what}"
         former = read_credential(self.secrets, before, StagingLabel.PREVIOUS)
         if doubt := self._disproof(former, 0.0):
-            raise errors.UnprovenPasswordError(
-                f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor does the former "
-                f"AWSCURRENT (version {before}) log in: {doubt.what}"
-            )
+            what = f"{moved} Nor does the former AWSCURRENT (version {before}) log in: {doubt.what}"
+            raise errors.UnprovenPasswordError(what)
         try:
             self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)
         except errors.RotationError as error:
-            what = f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what} Nor could it be moved back"
-            raise errors.UnprovenPasswordError(f"{what} to version {before}, which logs in: {error.what}") from None
+            what = f"{moved} Nor could it be moved back to version {before}, which logs in: {error.what}"
+            raise errors.UnprovenPasswordError(what) from None
         raise errors.LoginRefusedError(
             f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in: another rotation has "
             "changed the password meanwhile."

@@ -458,6 +458,31 @@ class TestFinishSecret:
         assert world.clock.now <= HOLD_S + 2
         assert world.database.logins[-1].password == "pending"
 
+    @pytest.mark.parametrize("then", ["works", "is refused", "has no answer"])
+    def test_looks_afterwards_where_the_row_was_lost_while_the_label_moved(
+        self, then: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """A failover ends the session that holds it, and may lose the change, while Secrets Manager is waited for."""
+        world = set_()
+
+        def fail_over(call: str) -> None:
+            if call != "UpdateSecretVersionStage" or not world.database.sessions:
+                return
+            world.database.end(world.database.sessions[0])
+            if then == "is refused":
+                world.database.password = "current"
+            if then == "has no answer":
+                world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence.")
+
+        world.secrets.effect = fail_over
+        if then == "is refused":
+            with pytest.raises(errors.LoginRefusedError, match="moved back to"):
+                world.take(Step.FINISH_SECRET)
+        else:
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if then == "is refused" else PENDING)
+        assert ("Whether it logs in is not known: silence." in caplog.text) == (then == "has no answer")
+
     def test_is_critical_where_the_label_cannot_be_moved_back(self) -> None:
         world = set_()
         world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]

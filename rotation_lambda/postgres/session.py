@@ -250,6 +250,12 @@ class Session:
         else:
             self._attempt(lambda: self._alter(_BEGIN, login))
 
+    def is_alive(self) -> bool:
+        """Tell whether the server still answers, and so still holds what the session holds."""
+        with suppress(psycopg2.Error, TimeoutError):
+            return bool(self._execute("SELECT 1"))
+        return False
+
     def _alter(self, begin: str, pending: Credential, trust: Trust | None = None) -> list[str]:
         if trust:
             self.plan(pending, trust)  # the logins that it may ask for hold no row meanwhile

@@ -473,6 +473,13 @@ class TestHeldRow:
             session.change_password(session.credential.with_password("new"))
         assert role.lets_in("new")
 
+    def test_is_held_no_more_where_the_session_was_ended(self, role: Role) -> None:
+        with door(role.server).log_in(credential(role)) as session:
+            session.hold_role(credential(role))
+            assert session.is_alive()
+            end_sessions_of(role)
+            assert not session.is_alive()
+
     def test_is_not_had_on_a_standby(self, role: Role) -> None:
         with door(role.server).log_in(credential(role)) as session:
             session.in_recovery = True
@@ -641,11 +648,12 @@ class TestFlood:
 
     def test_gives_room_to_no_message_that_is_too_long(self, role: Role, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(wire, "MOST_BYTES", sys.maxsize)  # or much may have come before it is looked at
+        monkeypatch.setattr(wire, "MOST_MEMORY", 4 << 20)  # a server on a busy machine makes 16 MB in many seconds
         with (
             door(role.server).log_in(credential(role)) as session,
             pytest.raises(errors.DatabaseUnreachableError, match="cannot allocate memory") as caught,
         ):
-            session._ask(str, "SELECT repeat('x', 40000000)")
+            session._ask(str, "SELECT repeat('x', 6000000)")
         assert not caught.value.unknown
         assert "far more than a PostgreSQL server" in caught.value.hint
 

@@ -304,6 +304,10 @@ class FakeSession:
         """Keep everybody else from changing the user's password until the session is closed."""
         self._alter(login.username)
 
+    def is_alive(self) -> bool:
+        self.database.effect("SELECT")
+        return self in self.database.sessions
+
     def change_password(
         self, pending: Credential, confirm: Callable[[], None] = lambda: None, trust: Trust | None = None
     ) -> list[str]:
