@@ -115,7 +115,7 @@ _LIBPQS = (
     _Answer(r"server sent an error response during SSL exchange", errors.ConnectionFailedError, _STRANGER),
     _Answer(r"(?:the server's answer is not |can't execute )", errors.ConnectionFailedError, _STRANGER),
     _Answer(r"Connection timed out$", errors.DatabaseTimeoutError),
-    _Answer(r"(?:the server sent more than |cannot allocate memory for)", errors.DatabaseUnreachableError, _FLOOD),
+    _Answer(r"(?:the server sent more |cannot allocate memory|out of memory)", errors.DatabaseUnreachableError, _FLOOD),
 )
 _REFUSED = re.compile(r'FATAL:  password authentication failed for user "([ -~]*)"$')
 
