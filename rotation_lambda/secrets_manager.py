@@ -106,7 +106,7 @@ class SecretsManager:
     def get_random_password(self, policy: PasswordPolicy) -> str:
         """Return a new password made by Secrets Manager's own random source (AWS: GetRandomPassword)."""
         call = partial(self.client.get_random_password, **policy.parameters)
-        return self._ask("GetRandomPassword", None, call)["RandomPassword"]
+        return self._ask("GetRandomPassword", None, call, answered=self.patient)["RandomPassword"]
 
     def put_secret_value(self, version: str, value: str, rotation_token: str | None) -> bool:
         """Store a value in the version and leave AWSPENDING on it (AWS: PutSecretValue).

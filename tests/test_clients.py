@@ -440,7 +440,11 @@ class TestRepetition:
     ) -> None:
         """In finishSecret applications are locked out meanwhile."""
         MOOD.times, MOOD.status, MOOD.code = None, status, code
-        asks: list[Callable[[SecretsManager], object]] = [read, lambda secrets: secrets.get_secret_value("v" * 32)]
+        asks: list[Callable[[SecretsManager], object]] = [
+            read,
+            lambda secrets: secrets.get_secret_value("v" * 32),
+            lambda secrets: secrets.get_random_password(PasswordPolicy()),
+        ]
         for ask in asks:
             clock = FakeClock()
             with pytest.raises(errors.SecretsManagerError, match=f"failed with {code}") as caught:
@@ -454,7 +458,7 @@ class TestRepetition:
         asks: list[tuple[Callable[[SecretsManager], object], bool]] = [
             (read, False),
             (lambda secrets: secrets.get_secret_value("v" * 32), False),
-            (lambda secrets: secrets.get_random_password(PasswordPolicy()), True),
+            (lambda secrets: secrets.get_random_password(PasswordPolicy()), False),
             (lambda secrets: secrets.list_secret_version_ids(), True),
             (lambda secrets: secrets.list_secrets(), True),
         ]
