@@ -152,9 +152,6 @@ def _look(event: RotationEvent, context: LambdaContext) -> dict[str, Any]:
     logger.remove_keys(["secret_id"])
     logger.info("The preflight has looked at %d of %d secrets.", len(reports), len(reports) + len(left_out))
     if left_out:
-        logger.warning(
-            "There was no time for %d secrets; the next preflights begin with others.",
-            len(left_out),
-            hint="Raise Timeout, or run the preflight more often (PreflightSchedule).",
-        )
+        told = "There was no time for %d secrets; the next preflights begin with others."
+        logger.warning(told, len(left_out), hint="Raise Timeout, or run the preflight more often (PreflightSchedule).")
     return preflight.answer(reports, left_out)

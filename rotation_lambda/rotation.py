@@ -46,6 +46,8 @@ class Session(AbstractContextManager["Session"], Protocol):
     def credential(self) -> Credential: ...
     @property
     def runs_as(self) -> str: ...
+    @property
+    def in_recovery(self) -> bool: ...
     def close(self) -> None: ...
     def check_identity(self) -> list[str]: ...
     def hold_role(self, login: Credential) -> None: ...
@@ -140,6 +142,7 @@ class Rotation:
             logger.warning("The password of %s is accepted, but: %s %s", credential.label, error.what, error.hint)
             return None
         except errors.LoginRefusedError as error:
+            self.memory.clear()
             raise errors.LoginRefusedError(f"{credential.label}, version {credential.version}: {error.what}") from None
 
     def promote(self, pending: Credential) -> None:
@@ -151,29 +154,31 @@ class Rotation:
 
         A refusal stops it, and a host that DNS does not know. No answer is waited for until the reserve; where the old
         password has not worked since setSecret, AWSCURRENT moves then with a warning, if setSecret of this very process
-        had the proof: waiting helps no application, and a version that was never set is never promoted.
+        had the proof, and none was refused since: waiting helps no application, and a version that was never set is
+        never promoted.
         """
         self._check_unedited(pending)
-        blind, session = False, None
+        session, there = None, pending
         with ExitStack() as held:
             try:
                 if session := self._hold(pending):
                     held.enter_context(session)
-                    self._check_in_force(on_server_of(session, pending))
+                    self._check_in_force(there := on_server_of(session.credential, pending))
             except errors.DatabaseError as error:
                 is_known = not error.unknown or isinstance(error, errors.HostNotFoundError)
                 if is_known or self.old_one_works or not self._was_proved():
+                    self.memory.clear()
                     raise
                 logger.warning("AWSCURRENT moves although the last login got no answer: %s", error.what)
-                blind, session = True, None
+                session = None
             self._move(look=session is None or self.old_one_works)
-            proved = blind or (session is not None and session.is_alive())
-        if not proved:
+            moved, is_held = self.deadline.clock(), session is not None and session.is_alive()
+        if not is_held:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
-            self._look_back(pending)
+            self._look_back(there)
         proof, told = self.memory.pop(self.token, None), ""
         if proof and proof.changed is not None and not self.old_one_works:
-            window = 1000 * (self.deadline.clock() - proof.changed)
+            window = 1000 * (moved - proof.changed)
             self.measure("OutageWindow", window)
             told = f" New logins with the old password were refused for {window:.0f} ms."
         logger.info("Moved AWSCURRENT to the version.%s", told)
@@ -199,12 +204,9 @@ class Rotation:
             elif doubt:
                 error.what += f" Whether AWSCURRENT logs in is not known: {doubt.what}"
             raise
-        if lost := current.other_keys_differing(pending):
-            logger.warning(
-                "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version.",
-                current.version,
-                ", ".join(f"`{key}`" for key in lost),
-            )
+        if lost := ", ".join(f"`{key}`" for key in current.other_keys_differing(pending)):
+            told = "AWSCURRENT (version %s) was stored after createSecret: its %s will not be in the new version."
+            logger.warning(told, current.version, lost)
 
     def _was_proved(self) -> bool:
         """Tell whether setSecret of this process has proved the version not long ago, with AWSCURRENT where it is."""
@@ -357,15 +359,18 @@ class Rotation:
                 raise
 
     def _look_back(self, pending: Credential) -> None:
-        """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does."""
+        """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does.
+
+        A standby that lets that version in does not count, which may be behind, and know the new password later.
+        """
         refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0)
         if not isinstance(refusal, errors.LoginRefusedError):
             if refusal:
                 logger.warning("AWSCURRENT has moved. Whether it logs in is not known: %s", refusal.what)
             return
         before, moved = self.versions.current, f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what}"
-        former = read_credential(self.secrets, before, StagingLabel.PREVIOUS)
-        if doubt := self._disproof(former, 0.0):
+        former = on_server_of(pending, read_credential(self.secrets, before, StagingLabel.PREVIOUS))
+        if doubt := self._disproof(former, 0.0, standby=False):
             what = f"{moved} Nor does the former AWSCURRENT (version {before}) log in: {doubt.what}"
             raise errors.UnprovenPasswordError(what)
         try:
@@ -373,10 +378,9 @@ class Rotation:
         except errors.RotationError as error:
             what = f"{moved} Nor could it be moved back to version {before}, which logs in: {error.what}"
             raise errors.UnprovenPasswordError(what) from None
-        raise errors.LoginRefusedError(
-            f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in: another rotation has "
-            "changed the password meanwhile."
-        )
+        what = f"{refusal.what} AWSCURRENT has been moved back to version {before}, which logs in."
+        hint = "Wait: Secrets Manager retries. Another rotation, or a failover, has undone the change of the password."
+        raise errors.VerificationFailedError(what, hint=hint)
 
     def _start_over(self, change: Callable[[], _Result]) -> _Result:
         """Change a password, again where fresh logins may find another state: a twin's change, a new primary.
@@ -395,7 +399,7 @@ class Rotation:
         what = f"Less than {BEFORE_CHANGE_S:.0f} seconds are left, too little to change the password and to verify it."
         self.deadline.check(BEFORE_CHANGE_S, what)
         change = partial(session.change_password, pending, confirm, trust)
-        for note in self._carry_out(change, on_server_of(session, pending), RESERVE_S):
+        for note in self._carry_out(change, on_server_of(session.credential, pending), RESERVE_S):
             logger.warning(errors.mask(note))
         return self.deadline.clock()
 
@@ -453,7 +457,7 @@ class Rotation:
 
     def _disproof_elsewhere(self, pending: Credential, session: Session) -> errors.DatabaseError | None:
         """Return why AWSPENDING does not log in at the secret's own host, where that is not the superuser's."""
-        there = on_server_of(session, pending)
+        there = on_server_of(session.credential, pending)
         return None if there is pending else self._disproof(pending, lags=True)
 
     def _check_labels(self) -> None:
@@ -463,12 +467,13 @@ class Rotation:
             raise errors.VersionNotPendingError("The labels have moved meanwhile: another rotation is at work.")
 
     def _disproof(
-        self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False
+        self, login: Credential, reserve: float = RESERVE_S, *, lags: bool = False, standby: bool = True
     ) -> errors.DatabaseError | None:
         """Return None once the database accepts the login, or why it does not: the second refusal, after a pause.
 
         No answer is waited for until the reserve, MOST_WAIT_S at most, and counts as a refusal then; so is a refusal
-        where the host `lags` behind the server that has the change already, as a replica does.
+        where the host `lags` behind the server that has the change already, as a replica does. Where the word of a
+        `standby` does not do, a login to one is a DatabaseReadOnlyError.
         """
         refusals = count(1)
         try:
@@ -481,12 +486,13 @@ class Rotation:
             return error
         if session is not None:
             session.close()
+            if session.in_recovery and not standby:
+                return errors.DatabaseReadOnlyError(f"{login.label} logs in on a standby, which may be behind.")
         return None
 
 
-def on_server_of(session: Session, login: Credential) -> Credential:
-    """Return the login on the server of a superuser's session, if that is another than its own."""
-    there = session.credential
+def on_server_of(there: Credential, login: Credential) -> Credential:
+    """Return the login on the server of another one, a superuser's, if that is another than its own."""
     return login if login.address == there.address else login.at(there)
 
 

@@ -120,11 +120,8 @@ def _await_replicas(rotation: Rotation) -> None:
             return
     seconds = deadline.clock() - began
     if late := ", ".join(f"{region} {status}" for region, status in state.items() if status != "InSync"):
-        logger.warning(
-            "After %.1f seconds not every replica has the new version: %s. Applications there read the old password.",
-            seconds,
-            late,
-        )
+        told = "After %.1f seconds not every replica has the new version: %s. Applications there read the old password."
+        logger.warning(told, seconds, late)
     else:
         logger.info("The replicas in %s have the new version, after %.1f seconds.", ", ".join(state), seconds)
 

@@ -128,7 +128,7 @@ class BySuperuser(SingleUser):
         def verify(session: Session) -> None:
             trusted = partial(session.change_password, current, self._check_labels, trust)
             back = trusted if label == StagingLabel.CURRENT else None
-            self._verify(on_server_of(session, current), on_server_of(session, pending), back)
+            self._verify(on_server_of(session.credential, current), on_server_of(session.credential, pending), back)
             if reason := self._disproof_elsewhere(pending, session):
                 raise errors.UnprovenPasswordError(
                     f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it logs "
@@ -169,7 +169,7 @@ class AlternatingUsers(Rotation):
             return self._is_accepted(pending.at(superuser))
 
         def verify(session: Session) -> None:
-            there = on_server_of(session, pending)
+            there = on_server_of(session.credential, pending)
             if reason := self._disproof(there) or self._disproof_elsewhere(pending, session):
                 raise errors.VerificationFailedError(
                     f"The password of {pending.username!a} was changed, and AWSPENDING (version {self.token}) did not "
@@ -216,8 +216,7 @@ def resolve(choice: Strategy, credential: Credential) -> Strategy:
     if choice is Strategy.AUTO:
         choice = Strategy.ALTERNATING_USERS if credential.masterarn else Strategy.SINGLE_USER
     if choice is not Strategy.SINGLE_USER and not credential.masterarn:
-        raise errors.InvalidSecretError(
-            f"`masterarn` is missing from the secret, which ROTATION_STRATEGY={choice} needs.",
-            hint="Add `masterarn`, the ARN of the superuser's secret; or set ROTATION_STRATEGY=single-user.",
-        )
+        what = f"`masterarn` is missing from the secret, which ROTATION_STRATEGY={choice} needs."
+        hint = "Add `masterarn`, the ARN of the superuser's secret; or set ROTATION_STRATEGY=single-user."
+        raise errors.InvalidSecretError(what, hint=hint)
     return choice

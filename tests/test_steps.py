@@ -366,7 +366,13 @@ class TestFinishSecret:
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
 
-    @pytest.mark.parametrize("set_by", ["nobody", "another process", "this process, long ago", "before a put-back"])
+    @pytest.mark.parametrize(
+        "set_by",
+        [
+            *("nobody", "another process", "this process, long ago", "before a put-back"),
+            *("before testSecret was refused", "before finishSecret was refused", "before the label was moved back"),
+        ],
+    )
     def test_never_moves_the_label_without_an_answer_to_what_it_has_not_proved_itself(self, set_by: str) -> None:
         world = created()
         if set_by != "nobody":
@@ -380,6 +386,28 @@ class TestFinishSecret:
             world.database.trouble["pending"] = errors.LoginRefusedError("the pooler's list does not have it.")
             with pytest.raises(errors.VerificationFailedError):
                 world.take(Step.SET_SECRET)
+        if set_by == "before the label was moved back":
+            world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]
+            logins = len(world.database.logins)
+            world.database.at_login[logins + 2] = lambda: setattr(world.database, "password", "current")
+            with pytest.raises(errors.VerificationFailedError):
+                world.take(Step.FINISH_SECRET)
+        if set_by.endswith("was refused"):
+            world.database.password = "current"
+            with pytest.raises(errors.LoginRefusedError):
+                world.take(Step.TEST_SECRET if "testSecret" in set_by else Step.FINISH_SECRET)
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+        with pytest.raises(errors.DatabaseTimeoutError):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+    def test_never_moves_the_label_without_an_answer_to_what_was_refused_while_it_held_the_row(self) -> None:
+        world = created()
+        world.take(Step.SET_SECRET)
+        logins = len(world.database.logins)
+        world.database.at_login[logins + 2] = lambda: setattr(world.database, "password", "current")
+        with pytest.raises(errors.LoginRefusedError):
+            world.take(Step.FINISH_SECRET)
         world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
         with pytest.raises(errors.DatabaseTimeoutError):
             world.take(Step.FINISH_SECRET)
@@ -476,12 +504,43 @@ class TestFinishSecret:
 
         world.secrets.effect = fail_over
         if then == "is refused":
-            with pytest.raises(errors.LoginRefusedError, match="moved back to"):
+            with pytest.raises(errors.VerificationFailedError, match="moved back to"):
                 world.take(Step.FINISH_SECRET)
         else:
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if then == "is refused" else PENDING)
         assert ("Whether it logs in is not known: silence." in caplog.text) == (then == "has no answer")
+
+    def test_leaves_the_label_where_the_former_password_works_on_a_standby_alone(self) -> None:
+        """It may be behind, and take over with the new one."""
+        world = set_()
+
+        def fail_over(call: str) -> None:
+            if call == "UpdateSecretVersionStage":
+                world.database.end(world.database.sessions[0])
+                world.database.in_recovery, world.database.password = True, "current"
+
+        world.secrets.effect = fail_over
+        with pytest.raises(errors.UnprovenPasswordError, match="AWSPREVIOUS logs in on a standby"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
+        assert world.database.open_sessions == 0
+
+    def test_looks_after_a_move_without_an_answer_as_well(self) -> None:
+        """The server is back by then, without the change."""
+        world = created()
+        world.take(Step.SET_SECRET)
+        world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence")
+
+        def come_back(call: str) -> None:
+            if call == "UpdateSecretVersionStage":
+                world.database.trouble.clear()
+                world.database.password = "current"
+
+        world.secrets.effect = come_back
+        with pytest.raises(errors.VerificationFailedError, match=f"moved back to version {CURRENT}"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
 
     def test_is_critical_where_the_label_cannot_be_moved_back(self) -> None:
         world = set_()
@@ -505,7 +564,7 @@ class TestFinishSecret:
         world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]
         password = "current" if former_works else "the other's"
         world.database.at_login[2] = lambda: setattr(world.database, "password", password)
-        error = errors.LoginRefusedError if former_works else errors.UnprovenPasswordError
+        error = errors.VerificationFailedError if former_works else errors.UnprovenPasswordError
         with pytest.raises(error, match=f"{'moved back to' if former_works else 'the former AWSCURRENT'} .*{CURRENT}"):
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if former_works else PENDING)
@@ -574,6 +633,23 @@ class TestFinishSecret:
             world.take(Step.FINISH_SECRET)
         assert measured == [("OutageWindow", 1500)]
         assert "refused for 1500 ms" in caplog.text
+
+    def test_tells_no_longer_outage_where_it_has_to_look_afterwards(self) -> None:
+        world = created()
+        measured: list[tuple[str, float]] = []
+        world.measure = lambda name, value: measured.append((name, value))
+        world.take(Step.SET_SECRET)
+
+        def fail_over(call: str) -> None:
+            if call == "UpdateSecretVersionStage":
+                world.database.end(world.database.sessions[0])
+                world.clock.now += 1.5
+                world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence.")
+
+        world.secrets.effect = fail_over
+        world.take(Step.FINISH_SECRET)
+        assert world.clock.now > 30
+        assert measured == [("OutageWindow", 1500)]
 
     def test_finds_that_a_twin_was_faster(self) -> None:
         world = set_()

@@ -964,6 +964,25 @@ def test_a_superuser_holds_the_row_of_a_user_before_a_shut_door() -> None:
     assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
 
 
+@pytest.mark.parametrize("undone", [False, True])
+def test_a_row_that_a_superuser_has_lost_is_looked_after_on_its_server(*, undone: bool) -> None:
+    """The secret's own host may lead to another replica by then, which is behind."""
+    world = on_a_replica(set_by_superuser())
+    world.database.change_trouble = [FORBIDDEN]
+
+    def lose_the_row(call: str) -> None:
+        if call == "UpdateSecretVersionStage":
+            for session in world.database.sessions:
+                world.database.end(session)
+            world.database.password = "current" if undone else "pending"
+
+    world.secrets.effect = lose_the_row
+    with pytest.raises(errors.VerificationFailedError) if undone else nullcontext():
+        world.take(Step.FINISH_SECRET)
+    assert hosts(world) == [("app", "db.example"), ("master", WRITER), *[("app", WRITER)] * (4 if undone else 2)]
+    assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if undone else PENDING)
+
+
 def test_alternating_users_are_hinted_at_what_silence_comes_from() -> None:
     world = alternating()
     refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))

@@ -251,9 +251,9 @@ class Session:
             self._attempt(lambda: self._alter(_BEGIN, login))
 
     def is_alive(self) -> bool:
-        """Tell whether the server still answers, and so still holds what the session holds."""
+        """Tell whether the server still answers, within a second, and so still holds what the session holds."""
         with suppress(psycopg2.Error, TimeoutError):
-            return bool(self._execute("SELECT 1"))
+            return bool(self._execute("SELECT 1", seconds=1.0))
         return False
 
     def _alter(self, begin: str, pending: Credential, trust: Trust | None = None) -> list[str]:

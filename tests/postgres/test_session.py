@@ -748,6 +748,21 @@ class TestStalledServer:
             assert "SQLSTATE" not in caught.value.hint
         assert role.lets_in(role.password)
 
+    def test_is_waited_for_a_second_to_tell_whether_it_is_alive(
+        self, role: Role, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The label may have to move back in the time that is left."""
+        waited: list[float] = []
+
+        def no_answer(_: object, seconds: float) -> None:
+            waited.append(seconds)
+            raise TimeoutError
+
+        with door(role.server).log_in(credential(role)) as session:
+            monkeypatch.setattr(room, "wait", no_answer)
+            assert not session.is_alive()
+        assert waited == [1.0]
+
     def test_is_not_waited_for_when_time_is_up(self, role: Role) -> None:
         database = replace(door(role.server), deadline=Deadline(time.monotonic()))
         with pytest.raises(errors.DatabaseTimeoutError, match="no time is left for a login"):

@@ -6,15 +6,17 @@ import json
 import shutil
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 import pytest
 
 from local.servers import postgres
+from local.servers.proxy import run_proxy
 from local.servers.stack import LOGGED
 from rotation_lambda import errors, steps
 from rotation_lambda.rds import Rds, Server
+from rotation_lambda.secrets_manager import SecretsManager
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from tests.worlds.clocks import Clock, wait_until
 from tests.worlds.fakes import FakeClock
@@ -160,6 +162,33 @@ def test_a_replica_that_does_not_replay_leaves_awscurrent_as_it_was(pair: Pair) 
     assert lets_in(scene, {**scene.secret.document(), "dbname": "postgres"})
     with pytest.raises(psycopg2.OperationalError):
         pair.replica.connect(scene.clone, scene.secret.document("AWSPENDING")["password"])
+
+
+def test_awscurrent_stays_where_the_standby_that_takes_over_is_still_behind(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The primary is lost while AWSCURRENT moves; the standby refuses the new password until it has replayed all."""
+    scene, move = pair.scene, SecretsManager.update_secret_version_stage
+    with run_proxy("127.0.0.1", scene.server.port) as proxy:
+
+        def fail_over(*arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as in the house
+            proxy.target = ("127.0.0.1", pair.replica.port)
+            ends = "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = %s"
+            scene.server.query(ends, (scene.role.name,))
+            move(*arguments, **named)
+
+        scene.put({**scene.secret.document(), "host": "localhost", "port": proxy.port})
+        wait_for_replay(scene.server, pair.replica)
+        token, strategy = scene.begin(), Strategy.SINGLE_USER
+        steps.create_secret(pair.at(token, strategy), PasswordPolicy())
+        pair.pause_replay()
+        steps.set_secret(pair.at(token, strategy))
+        monkeypatch.setattr(SecretsManager, "update_secret_version_stage", fail_over)
+        with pytest.raises(errors.UnprovenPasswordError, match="AWSPREVIOUS logs in on a standby"):
+            steps.finish_secret(pair.at(token, strategy, Clock()))
+    assert scene.secret.labels["AWSCURRENT"] == token
+    pair.resume_replay()
+    pair.replica.connect(scene.role.name, scene.secret.document()["password"]).close()
 
 
 def test_a_host_of_which_rds_says_nothing_gets_no_superuser(pair: Pair) -> None:

@@ -282,6 +282,10 @@ class FakeSession:
         """As whom the session runs."""
         return self.database.identities.get(self.credential.username, identity()).runs_as
 
+    @property
+    def in_recovery(self) -> bool:
+        return self.database.in_recovery
+
     def __enter__(self) -> Self:
         return self
 
