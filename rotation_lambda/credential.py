@@ -88,10 +88,8 @@ def _host(secret: _Document, key: str) -> str:
         # A zone ("fe80::1%eth0") may hold anything in Python's eyes, a second host too.
         if _HOST_NAME.fullmatch(value) or ipaddress.IPv6Address(value).scope_id is None:
             return value
-    raise InvalidSecretError(
-        f"`{key}` is not one host name or address.",
-        hint=f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string.",
-    )
+    hint = f"Give the bare name in `{key}`, and the port in `port`; no list, path, URL or connection string."
+    raise InvalidSecretError(f"`{key}` is not one host name or address.", hint=hint)
 
 
 def _port(secret: _Document, key: str) -> int:
@@ -130,8 +128,9 @@ class Credential:
 
     `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
     function's PGSSLMODE, `sslmode` is None. `text` is the secret's JSON that it was read from; in it, what stands at
-    the paths of `stale_copies` is left as it is when the password changes. `label` and `version` say
-    where it was read.
+    the paths of `stale_copies` is left as it is when the password changes. `label` and `version` say where it was read.
+    One that is `bound` logs in with channel binding alone (RFC 5802, section 6): by TLS, and who is in between cannot
+    pass the login on.
 
     The metadata of a field say from which of the secret's keys it is read, and how.
     """
@@ -152,6 +151,7 @@ class Credential:
     text: str = field(default="", repr=False, compare=False)
     label: str = field(default="", compare=False)
     version: str = field(default="", compare=False)
+    bound: bool = field(default=False, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:

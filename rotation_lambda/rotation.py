@@ -284,7 +284,7 @@ class Rotation:
             except errors.LoginNotAllowedError as error:
                 door = error
             except errors.AuthenticationMethodError:
-                if not orphan:
+                if not orphan and not credential.bound:
                     raise
                 skipped += 1
                 continue
@@ -301,7 +301,9 @@ class Rotation:
 
         A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
         Manager keeps those for a while. Of another version only the password is borrowed, and only of the same user's:
-        where to connect, and as whom, is AWSCURRENT's to say. None stands for one that cannot be read.
+        where to connect, and as whom, is AWSCURRENT's to say. To another server than that version's own it goes with
+        channel binding alone: who stored AWSCURRENT may own that server, and pass the login on to the right one. None
+        stands for a version that cannot be read.
         """
         yield from known
         passwords = {credential.password for credential in known}
@@ -315,7 +317,8 @@ class Rotation:
                 continue
             if other.username == login.username and other.password not in passwords:
                 passwords.add(other.password)
-                yield replace(login, password=other.password, label=label, version=version)
+                bound = login.label == StagingLabel.CURRENT and not as_sure_as(self.database, login, other)
+                yield replace(login, password=other.password, label=label, version=version, bound=bound)
                 orphans += label not in set(StagingLabel)
                 if orphans == MOST_ORPHANS:
                     return
@@ -451,9 +454,8 @@ class Rotation:
             return changed
 
         self._remember(self._start_over(change))
-        logger.info(
-            "The superuser %a has set the password of %a; a login verified it.", superuser.username, pending.username
-        )
+        told = "The superuser %a has set the password of %a; a login verified it."
+        logger.info(told, superuser.username, pending.username)
 
     def _disproof_elsewhere(self, pending: Credential, session: Session) -> errors.DatabaseError | None:
         """Return why AWSPENDING does not log in at the secret's own host, where that is not the superuser's."""

@@ -211,6 +211,8 @@ class TestSetSecret:
         world.take(Step.SET_SECRET)
         assert world.database.password == "pending"
         assert {(login.host, login.port) for login in world.database.logins} == {("db.example", 5432)}
+        assert [login.bound for login in world.database.logins[:3]] == [False, False, True]
+        assert not world.database.logins[-1].bound
 
     @pytest.mark.parametrize("value", [None, "not JSON", document("previous", username="somebody else")])
     def test_passes_over_a_previous_version_that_is_of_no_use(self, value: str | None) -> None:

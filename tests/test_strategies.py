@@ -1231,6 +1231,7 @@ class TestBySuperuser:
             world.take(Step.SET_SECRET)
         assert world.database.password == "current"
         assert {host for _, host in hosts(world)[1:]} == {WRITER}
+        assert not any(login.bound for login in world.database.logins)
 
     def test_puts_nothing_back_that_had_not_been_in_force(self) -> None:
         world = by_superuser()

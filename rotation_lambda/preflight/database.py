@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TypeGuard, TypeVar
 
@@ -20,6 +21,7 @@ from rotation_lambda.postgres.login import COSTLY, MUCH_CPU_S
 from rotation_lambda.postgres.session import SCRAM
 from rotation_lambda.preflight.findings import BlockedError, Seen, Status
 from rotation_lambda.preflight.secret import REACH_TIMEOUT_S, SecretLook
+from rotation_lambda.rotation import as_sure_as
 from rotation_lambda.settings import PLATFORM_ROOTS, Strategy
 from rotation_lambda.staging import StagingLabel
 
@@ -216,16 +218,16 @@ class DatabaseLook(SecretLook):
             return Seen("not tried, since AWSCURRENT logs in", status=Status.NOT_REACHED)
         if not isinstance(answer, errors.LoginRefusedError):
             raise answer
-        if self.strategy is Strategy.ALTERNATING_USERS:
-            return Seen("not tried, since it is the other user's", status=Status.NOT_REACHED)
-        pending = self.doors.get(_PENDING, answer)
-        if not isinstance(pending, errors.LoginRefusedError):
-            told = "has no answer" if is_unknown(pending) else "logs in"
-            return Seen(f"not tried, since AWSPENDING {told}", status=Status.NOT_REACHED)
+        pending, anothers = self.doors.get(_PENDING, answer), self.strategy is Strategy.ALTERNATING_USERS
+        if anothers or not isinstance(pending, errors.LoginRefusedError):
+            told = f"AWSPENDING {'has no answer' if is_unknown(pending) else 'logs in'}"
+            told = "it is the other user's" if anothers else told
+            return Seen(f"not tried, since {told}", status=Status.NOT_REACHED)
         old = self.values.get(_PREVIOUS)
         if not isinstance(old, Credential) or old.username != current.username or old.password == current.password:
             return Seen("no other password of this role has it", status=Status.NOT_REACHED)
-        door = self.doors[_PREVIOUS] = log_in(self.database, current.with_password(old.password))
+        login = replace(current, password=old.password, bound=not as_sure_as(self.database, current, old))
+        door = self.doors[_PREVIOUS] = log_in(self.database, login)
         if isinstance(door, errors.LoginRefusedError):
             return Seen("refused, as it has to be after a rotation")
         if isinstance(door, errors.DatabaseError):

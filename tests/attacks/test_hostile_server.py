@@ -6,17 +6,19 @@ import json
 import re
 import select
 import socket
+import ssl
 import struct
 import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 
 from local.servers.postgres import run_postgres
 from rotation_lambda import errors
@@ -75,6 +77,7 @@ LONG_ROW = COLUMN + b"D" + struct.pack("!I", 15_000_000) + struct.pack("!HI", 1,
 ENDLESS_ERROR = b"E" + struct.pack("!I", 0x3FFFFF00) + b"SERROR\0C42501\0M"
 ASKS_FOR_MD5 = message(b"R", struct.pack("!I", 5) + b"salt")
 SETTINGS = {b"server_version": b"17.0", b"DateStyle": b"ISO, MDY", b"client_encoding": b"UTF8"}
+ASKS_FOR_SCRAM = message(b"R", struct.pack("!I", 10) + b"SCRAM-SHA-256\0\0")
 LETS_IN = message(b"R", struct.pack("!I", 0)) + b"".join(
     message(b"S", b"\x00".join([*one, b""])) for one in SETTINGS.items()
 )
@@ -371,6 +374,75 @@ class TestARefusalAfterAuthentication:
         monkeypatch.setenv("ROTATION_STRATEGY", "single-user")
         scene = set_scene(postgres_of(16))
         scene.role.alter("CONNECTION LIMIT 1")
+        assert lets_in(scene, scene.rotate())
+
+
+class TestAPasswordOfAnotherServer:
+    """The writer of a value, who cannot read it, sends the login with an older version's password to a host of its own.
+
+    That passes it on to the database, and takes away what binds it to the channel: the session is the host's then.
+    """
+
+    @pytest.mark.parametrize("strategy", ["single-user", "superuser"])
+    @pytest.mark.parametrize(("sslmode", "version"), [("disable", 17), ("require", 16)])
+    def test_is_not_passed_on(
+        self,
+        sslmode: str,
+        version: int,
+        strategy: str,
+        set_scene: Callable[..., Scene],
+        postgres_of: Callable[[int], PostgresServer],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+        scene = set_scene(postgres_of(version))
+        scene.rotate()
+        ours, theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        trustme.CA().issue_cert("localhost").configure_cert(ours)
+        theirs.check_hostname, theirs.verify_mode = False, ssl.CERT_NONE
+        asked, let_in = list[bytes](), list[bytes]()
+
+        def talk(connection: socket.socket, startup: bytes) -> None:
+            with ExitStack() as opened:
+                if startup == tls._SSL_REQUEST:
+                    connection.sendall(b"S")
+                    connection = opened.enter_context(ours.wrap_socket(connection, server_side=True))
+                    startup = connection.recv(65536)
+                real = opened.enter_context(socket.create_connection(("127.0.0.1", scene.server.port)))
+                if scene.server.ca_file:
+                    real.sendall(tls._SSL_REQUEST)
+                    assert real.recv(1) == b"S"
+                    real = opened.enter_context(theirs.wrap_socket(real))
+                asked.append(startup)
+                real.sendall(startup)
+                while (answer := real.recv(65536)) and LETS_IN[:9] not in answer:
+                    offers_scram = answer.startswith(b"R") and b"\0SCRAM-SHA-256\0" in answer
+                    connection.sendall(ASKS_FOR_SCRAM if offers_scram else answer)
+                    if not (said := connection.recv(65536)):
+                        return
+                    real.sendall(said)
+                let_in.append(startup)
+
+        with server(talk) as port:
+            elsewhere = {"host": "localhost", "port": port, "sslmode": sslmode, "password": "made-up"}
+            scene.put({**scene.secret.document(), **elsewhere})
+            error = scene.fail(errors.LoginRefusedError if strategy == "single-user" else errors.SuperuserMismatchError)
+            assert "retained versions could not be tried" in error.what + scene.notes()
+            scene.look()
+        assert len(asked) > 2
+        assert let_in == []
+
+    @pytest.mark.parametrize("strategy", ["single-user", "superuser"])
+    def test_lets_an_honest_user_in_where_the_database_has_another_name_now(
+        self, strategy: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """As one that was restored, where nobody is in between: by TLS, and with channel binding."""
+        monkeypatch.setenv("ROTATION_STRATEGY", strategy)
+        moved = {"host": "127.0.0.1", "tlsServerName": "localhost"}
+        master = {**scene.master.document(), **moved}
+        scene.secret.server.client().put_secret_value(SecretId=scene.master.arn, SecretString=json.dumps(master))
+        scene.put({**scene.secret.document(), **moved, "password": "mistyped"})
+        assert "AWSPREVIOUS" in scene.look()["login AWSCURRENT"]["seen"]
         assert lets_in(scene, scene.rotate())
 
 
