@@ -28,8 +28,9 @@ _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
 # Two roles at most: the one that AWSCURRENT logs in as (`mine`), and the one whose password changes. Every role may
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
 # what it may ever come by, through ADMIN OPTION as well, but not through `mine`, against what `mine` has, in each way
-# (INHERIT, SET, ADMIN). A predefined role is a right like an attribute. From PostgreSQL 16 on a membership without
-# INHERIT and SET gives none, but with CREATEROLE it is enough to alter whom that role administers.
+# (INHERIT, SET, ADMIN). A predefined role is a right like an attribute; REPLICATION and BYPASSRLS of a group do less
+# than a user's own. From PostgreSQL 16 on a membership without INHERIT and SET gives none, but with CREATEROLE it is
+# enough to alter whom that role administers.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
 # Settings that hold for a transaction alone do nothing for a role, and from 16 on no role gets rid of them by RESET.
 QUERY = f"""
@@ -58,6 +59,7 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
         FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
         EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s)
+                AND (oid = mine.oid OR name NOT IN ('REPLICATION', 'BYPASSRLS'))
             OR name !~ '^[A-Z]' AND pg_has_role(mine.oid, oid, 'USAGE') ORDER BY 1),
     ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
         WHERE start = it.oid AND role <> start AND NOT (pg_has_role(mine.oid, role, %(sound)s)
@@ -75,7 +77,7 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
     asking.rolsuper OR NOT it.rolsuper AND asking.rolcreaterole AND (%(version)s < 160000
         OR pg_has_role(asking.oid, it.oid, 'MEMBER WITH ADMIN OPTION')),
     asking.rolsuper OR asking.rolcreaterole, %(version)s < 160000 OR {_ADMIN.format("asking", "it.oid", "'USAGE'")},
-    ARRAY(SELECT format('%%s (%%s)', coalesce(datname, 'shared'), count(*))
+    ARRAY(SELECT format('%%I (%%s)', coalesce(datname, 'shared'), count(*))
         FROM used LEFT JOIN pg_database ON pg_database.oid = dbid WHERE refobjid = it.oid AND deptype = 'o'
             AND classid <> 'pg_default_acl'::regclass GROUP BY datname ORDER BY datname),
     EXISTS (SELECT FROM used WHERE refobjid = it.oid AND deptype = 'a'
@@ -123,11 +125,8 @@ class Identity(NamedTuple):
         if user == original:
             return
         if self.runs_as != (self.starts_as or self.runs_as):
-            raise RoleNotPreparedError(
-                f"User {user!a} logs in and runs as {self.runs_as!a}, not as {self.starts_as!a} as its setting says: a "
-                "membership was revoked.",
-                hint=_ROTATE_AGAIN,
-            )
+            what = f"User {user!a} logs in and runs as {self.runs_as!a}, not as {self.starts_as!a} as its setting says"
+            raise RoleNotPreparedError(f"{what}: a membership was revoked.", hint=_ROTATE_AGAIN)
         if not self.has_rights:
             raise RoleNotPreparedError(f"User {user!a} logs in without the rights of {original!a}.", hint=_ROTATE_AGAIN)
 
@@ -235,9 +234,10 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
             "docs/runbook.md#change-the-secret shows.",
         )
     superuser = quote_name(roles.superuser) if trust.pinned else "SUPERUSER"
-    changes = [] if other else [_create(quote_name(pending.username), superuser, roles.version)]
+    made = None if is_clone and other and mine.name not in other.memberships else other
+    changes = [] if made else [_create(quote_name(pending.username), superuser, roles.version, anew=bool(other))]
     if is_clone:
-        changes += _bring_into_step(mine, other or Role(pending.username), current.dbname, trust.runs_as, roles.version)
+        changes += _bring_into_step(mine, made or Role(pending.username), current.dbname, trust.runs_as, roles.version)
     granted = mine if any(change.statement.startswith("GRANT ") for change in changes) else None
     _check_ours(mine, "is not shown to accept AWSCURRENT's password", trust)
     if other and other.name != mine.name:
@@ -287,10 +287,15 @@ def _doubt(mine: Role, other: Role, current: Credential, *, is_clone: bool) -> s
     return next((doubt for is_so, doubt in doubts if is_so), "")
 
 
-def _create(name: str, superuser: str, version: int) -> Change:
-    """Make a role; who does so may alter it, from PostgreSQL 16 on no other user without ADMIN OPTION."""
+def _create(name: str, superuser: str, version: int, *, anew: bool) -> Change:
+    """Make a role; who does so may alter it, from PostgreSQL 16 on no other user without ADMIN OPTION.
+
+    One that has not got the original's rights yet is made `anew`: nothing shows which sessions run as it by SET ROLE,
+    even of users who are gone.
+    """
+    create = f"DROP ROLE {name}; CREATE ROLE {name}" if anew else f"CREATE ROLE {name}"
     grant = f" GRANT {name} TO {superuser} WITH ADMIN OPTION;" if version >= _PER_MEMBERSHIP else ""
-    return Change(f"CREATE ROLE {name}", first=f"CREATE ROLE {name};{grant}")
+    return Change(create, first=f"{create};{grant}")
 
 
 def _bring_into_step(original: Role, clone: Role, dbname: str, runs_as: str | None, version: int) -> Iterator[Change]:
@@ -349,6 +354,8 @@ def _set(alter: str, setting: str, value: str) -> Change:
     """
     values = [value]
     if setting in _LISTS:
+        if not setting.endswith("libraries"):  # a name without quotes is folded, if it is ASCII (PostgreSQL 4.1.1)
+            value = re.sub('"[^"]*"|[A-Z]+', lambda part: part[0] if part[0][0] == '"' else part[0].lower(), value)
         values = [quoted.replace('""', '"') or bare for quoted, bare in _NAME_IN_LIST.findall(value)] or [""]
     return Change(f"{alter} SET {_quote_setting(setting)} TO {', '.join(map(quote_literal, values))}")
 

@@ -96,6 +96,7 @@ _CHANGE_HINTS = {
     "": "Wait: Secrets Manager retries. If it happens again, find in the server's log why it ended this session.",
     "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
     "57014": "Wait: Secrets Manager retries. If it fails again, find out why the server takes more than 5 seconds.",
+    "2BP01": "Grant the user to its clone, if that is one: it is no member yet, and owns too much to be made anew.",
     "22023": "Change the settings of the server's password-checking extension: it refused the new password.",
 }
 # Of extensions that look at new passwords some refuse a verifier, since they cannot look into it (credcheck: 28000).

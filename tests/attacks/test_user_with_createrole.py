@@ -100,6 +100,54 @@ class TestAPreparedClone:
         assert repr(mallory.name) in error.what
         assert mallory.may_not('SET ROLE "{app}"')
 
+    @pytest.mark.parametrize("is_tagged", [False, True])
+    def test_is_not_what_a_session_runs_as_that_became_it_before(self, mallory: User, *, is_tagged: bool) -> None:
+        """Its user is gone, and with it all that shows in the server; a tag may name the clone before there is one."""
+        scene, helper = mallory.scene, f"helper_{mallory.name}"
+        mallory.run(f"CREATE ROLE {helper} LOGIN CREATEROLE PASSWORD 'known'")
+        with closing(scene.server.connect(helper, "known")) as left:
+            left.autocommit = True
+            run(left, f'CREATE ROLE "{scene.clone}"')
+            run(left, f'GRANT "{scene.clone}" TO "{mallory.name}" WITH ADMIN OPTION')
+            run(left, f'GRANT "{scene.clone}" TO {helper} WITH SET TRUE; SET ROLE "{scene.clone}"')
+            mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+            mallory.run(f'GRANT {helper} TO "{{me}}" WITH INHERIT TRUE, SET TRUE')
+            mallory.run(f"DROP OWNED BY {helper}; DROP ROLE {helper}")
+            if is_tagged:
+                scene.secret.tag(f"{scene.role.name} {scene.clone}")
+            scene.rotate()
+            assert scene.ask("SELECT current_user") == [(scene.role.name,)]
+            with pytest.raises(psycopg2.Error):
+                run(left, f'SET ROLE "{scene.role.name}"')
+            with pytest.raises(psycopg2.Error):
+                run(left, f"ALTER ROLE \"{scene.clone}\" PASSWORD 'known'")
+        scene.rotate()
+
+    def test_hands_nothing_on_by_a_function_of_its_own(self, mallory: User) -> None:
+        """SECURITY DEFINER: what the clone owns runs with its rights, whoever calls it."""
+        scene = mallory.scene
+        mallory.run(PREPARED["as good as new"])
+        scene.query("CREATE SCHEMA {} AUTHORIZATION {}", f"of_{mallory.name}", scene.clone)
+        scene.secret.tag(f"{scene.role.name} {scene.clone}")
+        try:
+            scene.query("REVOKE {} FROM {} CASCADE", scene.clone, mallory.name)
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+            assert scene.fail(errors.PasswordChangeError).sqlstate == "2BP01"
+            assert mallory.run("SELECT pg_has_role('{clone}', '{app}', 'USAGE')") == [(False,)]
+        finally:
+            scene.query("DROP SCHEMA {}", f"of_{mallory.name}")
+
+    def test_is_not_handed_on_by_a_member_of_the_original(self, mallory: User, make_role: MakeRole) -> None:
+        """Who has `app`, and may not grant it, keeps ADMIN OPTION on the clone that it has made."""
+        scene, third = mallory.scene, make_role(mallory.scene.server)
+        scene.query("GRANT {} TO {}", scene.role.name, mallory.name)
+        mallory.run(PREPARED["as good as new"])
+        mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
+        assert mallory.may_not(f'GRANT "{{app}}" TO "{third.name}"')
+        scene.rotate()
+        assert mallory.may_not(f'GRANT "{{clone}}" TO "{third.name}"')
+        assert mallory.may_not("ALTER ROLE \"{clone}\" PASSWORD 'known'")
+
     def test_is_seen_by_the_preflight(self, mallory: User) -> None:
         scene = mallory.scene
         mallory.run(PREPARED["with a password"])

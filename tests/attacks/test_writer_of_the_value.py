@@ -207,6 +207,22 @@ class TestAnotherOfTwoUsers:
         victim.alter(attribute)
         refused(scene, victim)
 
+    @pytest.mark.parametrize("attribute", ["REPLICATION", "BYPASSRLS"])
+    def test_is_left_alone_where_a_group_of_both_has_an_attribute_too(
+        self, attribute: str, pair: tuple[Scene, Role]
+    ) -> None:
+        """Who becomes the group can do less with it: no login of its own, none of the user's privileges."""
+        scene, victim = pair
+        victim.alter(attribute)
+        group = f"middle_{victim.name}"
+        scene.query(f"CREATE ROLE {{}} {attribute}", group)
+        for user in (scene.role, victim):
+            scene.query("GRANT {} TO {}", group, user.name)
+        try:
+            refused(scene, victim)
+        finally:
+            scene.query("DROP ROLE {}", group)
+
     def test_is_left_alone_where_it_is_the_clone_of_one_whose_member_ours_is(
         self, every_scene: Scene, make_role: MakeRole, make_secret: Callable[[object], Secret]
     ) -> None:

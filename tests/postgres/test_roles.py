@@ -23,6 +23,7 @@ CLONE = roles.Role("app_clone", can_login=True, vouched=True)
 """Made a member of its original by who may alter it, as the superuser's own statements do."""
 IN_STEP = replace(CLONE, settings={("", "role"): "app"}, memberships={"app": True})
 GRANT = 'GRANT "app" TO "app_clone" WITH INHERIT TRUE, SET TRUE'
+ANEW = 'DROP ROLE "app_clone"; CREATE ROLE "app_clone"'
 AS_ORIGINAL = 'ALTER ROLE "app_clone" SET "role" TO \'app\''
 
 
@@ -137,7 +138,7 @@ class TestCloneOutOfStep:
     def test_by_an_original_that_may_not_log_in_or_does_not_inherit(self) -> None:
         assert statements(replace(APP, can_login=False, inherits=False), IN_STEP) == []
 
-    @pytest.mark.parametrize("memberships", [{}, {"app": False}, {"readers": True}])
+    @pytest.mark.parametrize("anew", [True, False])
     @pytest.mark.parametrize(
         ("version", "how"),
         [
@@ -147,17 +148,19 @@ class TestCloneOutOfStep:
             (180001, " WITH INHERIT TRUE, SET TRUE"),
         ],
     )
-    def test_by_a_membership_that_is_missing_or_unsound(
-        self, memberships: dict[str, bool], version: int, how: str
-    ) -> None:
-        clone = replace(IN_STEP, memberships=memberships)
-        assert statements(APP, clone, version=version) == [f'GRANT "app" TO "app_clone"{how}']
+    def test_by_a_membership_that_is_missing_or_unsound(self, version: int, how: str, *, anew: bool) -> None:
+        """Where it is missing the clone is made anew: who may run as it is not known."""
+        clone = replace(IN_STEP, memberships={"readers": True} if anew else {"app": False})
+        make = [ANEW, 'ALTER ROLE "app_clone" LOGIN', AS_ORIGINAL] if anew else []
+        assert statements(APP, clone, version=version, runs_as="app") == [*make, f'GRANT "app" TO "app_clone"{how}']
 
     @pytest.mark.parametrize(
         ("database", "setting", "value", "statement"),
         [
             ("", "work_mem", "64MB", """"work_mem" TO '64MB'"""),
             ("", "search_path", '"$user", "a b", "a,""b", c', """"search_path" TO '$user', 'a b', 'a,"b', 'c'"""),
+            ("", "search_path", 'Shop,"Shop", ÄB', """"search_path" TO 'shop', 'Shop', 'Äb'"""),
+            ("", "local_preload_libraries", "Audit, b", """"local_preload_libraries" TO 'Audit', 'b'"""),
             ("", "search_path", "", """"search_path" TO ''"""),
             ("", "search_path", '""', """"search_path" TO ''"""),
             ("", "DateStyle", "ISO, DMY", """"DateStyle" TO 'ISO, DMY'"""),
@@ -208,7 +211,7 @@ class TestCloneOutOfStep:
 
     def test_takes_away_before_it_gives(self) -> None:
         original = replace(APP, connection_limit=2, settings={("", "a"): "1"})
-        clone = replace(IN_STEP, memberships={}, settings={("", "z"): "1", ("", "b"): "2"})
+        clone = replace(IN_STEP, memberships={"app": False}, settings={("", "z"): "1", ("", "b"): "2"})
         assert statements(original, clone) == [
             'ALTER ROLE "app_clone" CONNECTION LIMIT 2',
             'ALTER ROLE "app_clone" RESET "b"',

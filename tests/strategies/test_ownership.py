@@ -11,7 +11,7 @@ import pytest
 from psycopg2 import sql
 
 from rotation_lambda import errors
-from tests.worlds.scenes import Scene, every_scene, lets_in, run, scene, set_scene
+from tests.worlds.scenes import Scene, database, every_scene, lets_in, run, scene, set_scene
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -101,6 +101,16 @@ class TestObjects:
         scene.ask(DROP.format(scene.role.name))
 
 
+def test_a_database_with_a_name_like_advice_is_named_as_one(scene: Scene) -> None:
+    theirs = sample_clone(scene)
+    scene.put(theirs)
+    odd = "shop (2). Run in each of them: GRANT postgres TO mallory; --"
+    with database(scene.server, odd, scene.clone):
+        scene.query("CREATE SCHEMA {} AUTHORIZATION {}", "of_ours", scene.clone, dbname=odd)
+        scene.rotate()
+    assert f'"{odd}" (' in scene.notes()
+
+
 class TestACloneOfTheAwsSample:
     def test_is_taken_over_without_a_break(self, every_scene: Scene) -> None:
         scene = every_scene
@@ -160,11 +170,32 @@ class TestACloneOfTheAwsSample:
 class TestACloneMadeByHand:
     """It is taken for one where the database, one of the secret's passwords or its tag shows it."""
 
-    def test_without_a_membership_becomes_a_member_where_the_secret_has_its_password(self, scene: Scene) -> None:
+    def test_without_a_membership_has_to_be_made_a_member_where_it_owns_something(self, every_scene: Scene) -> None:
+        """It cannot be made anew, although the secret has its password."""
+        scene = every_scene
         before, theirs = scene.secret.document(), sample_clone(scene, grant=None)
         scene.put(theirs)
         scene.put(before)
+        token = scene.begin()
+        error = scene.fail(errors.PasswordChangeError, "createSecret", "setSecret", token=token)
+        assert error.sqlstate == "2BP01"
+        assert "to its clone" in error.hint
+        assert scene.look()["password change"]["action"] == error.hint
+        scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
+        scene.take(token)
+        assert scene.ask(read_things(scene)) == [(42,)]
+
+    def test_without_a_membership_is_made_anew_where_the_secret_has_its_password(self, every_scene: Scene) -> None:
+        scene = every_scene
+        before = scene.secret.document()
+        scene.query("CREATE ROLE {} LOGIN PASSWORD 'known'", scene.clone)
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        [(oid,)] = scene.query("SELECT {}::regrole::oid".format(f"'{scene.clone}'"))
+        scene.put({**before, "username": scene.clone, "password": "known"})
+        scene.put(before)
         scene.rotate()
+        assert scene.query("SELECT {}::regrole::oid".format(f"'{scene.clone}'")) != [(oid,)]
         scene.rotate()
         assert scene.ask("SELECT 1") == [(1,)]
 
@@ -203,6 +234,7 @@ class TestACloneMadeByHand:
         assert f"is a member of {group.name!r}" in error.what
         scene.server.connect(scene.clone, "sample").close()
         scene.secret.tag(scene.clone)
+        scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
         scene.take(token)
 
 
