@@ -44,12 +44,12 @@ version ids, hosts and roles, never the value of a secret.
 import re
 from typing import ClassVar
 
-_VERIFIER = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}")
+_HIDDEN = re.compile(r"(?i)SCRAM-SHA-256\s*\$[^\s'\"\\]+|md5[0-9a-f]{32}|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def mask(text: str) -> str:
-    """Return the text without a password verifier that a server may have put into its answer, by whatever name."""
-    return _VERIFIER.sub("…", text)
+    """Return the text without what a server may have put into its answer: a verifier, or what a terminal obeys."""
+    return _HIDDEN.sub("…", text)
 
 
 class RotationError(Exception):

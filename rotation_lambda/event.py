@@ -51,10 +51,9 @@ class RotationEvent:
             return cls(Step.PREFLIGHT, "", "")
         secret_id = _text(event, "SecretId")
         if not _SECRET_ID.fullmatch(secret_id):
-            raise InvalidEventError(
-                f"SecretId is {_quote(secret_id)}, neither the ARN nor the name of a secret.",
-                hint="Pass the secret's whole ARN; `aws secretsmanager describe-secret` prints it.",
-            )
+            what = f"SecretId is {_quote(secret_id)}, neither the ARN nor the name of a secret."
+            hint = "Pass the secret's whole ARN; `aws secretsmanager describe-secret` prints it."
+            raise InvalidEventError(what, hint=hint)
         if step == Step.PREFLIGHT:
             return cls(Step.PREFLIGHT, secret_id, "")
         token = _text(event, "ClientRequestToken")

@@ -78,7 +78,7 @@ class SecretsManager:
                 deleted="DeletedDate" in answer,
                 managed=":secret:rds!" in answer["ARN"],
                 replicas={one["Region"]: one["Status"] for one in answer.get("ReplicationStatus", [])},
-                users=frozenset(tags.get(TAG, "").split()),
+                users=frozenset(tags.get(TAG, "").split(" ")) - {""},
             ),
             function_arn=answer.get("RotationLambdaARN"),
             schedule=_schedule(answer.get("RotationRules", {})),

@@ -57,10 +57,6 @@ def _choice(environment: Mapping[str, str], name: str, default: StrEnum) -> StrE
     return choices(value)
 
 
-def _characters(environment: Mapping[str, str], name: str, default: str) -> str:
-    return environment.get(name, default)
-
-
 def _secret_arns(environment: Mapping[str, str], name: str, default: None) -> frozenset[str] | None:
     """Read ARNs separated by spaces or commas, of which the word `none` is none; the default where there is nothing."""
     arns = set(environment.get(name, "").replace(",", " ").split())
@@ -86,7 +82,7 @@ class PasswordPolicy:
     """What GetRandomPassword is asked for (AWS: GetRandomPassword)."""
 
     length: int = field(default=32, metadata={"PASSWORD_LENGTH": _number})
-    exclude_characters: str = field(default=_UNSAFE_PUNCTUATION, metadata={"EXCLUDE_CHARACTERS": _characters})
+    exclude_characters: str = field(default=_UNSAFE_PUNCTUATION, metadata={"EXCLUDE_CHARACTERS": Mapping.get})
     exclude_numbers: bool = field(default=False, metadata={"EXCLUDE_NUMBERS": _boolean})
     exclude_punctuation: bool = field(default=False, metadata={"EXCLUDE_PUNCTUATION": _boolean})
     exclude_uppercase: bool = field(default=False, metadata={"EXCLUDE_UPPERCASE": _boolean})

@@ -134,6 +134,7 @@ class TestTheTag:
             ({}, set()),
             ({"rotation:users": ""}, set()),
             ({"rotation:users": " app  app_clone "}, {"app", "app_clone"}),
+            ({"rotation:users": "victim\u00a0reader app"}, {"victim\u00a0reader", "app"}),
             ({"Rotation:Users": "app", "rotation:users ": "app", "ROTATION:USERS": "app"}, set()),
         ],
     )

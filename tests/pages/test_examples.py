@@ -37,6 +37,10 @@ def test_the_table_of_variables_names_each_that_is_read() -> None:
             asked.append(name)
             return default
 
+        def __missing__(self, name: str) -> str:
+            asked.append(name)
+            raise KeyError(name)
+
     asked: list[str] = []
     settings.Settings.from_environment(Recorder())
     assert sorted(first_cells(PAGES["docs/configuration.md"])) == sorted(asked)
