@@ -129,8 +129,6 @@ class Credential:
     `host` and `port` are the applications'; the rotation connects to `address`. Where the secret leaves it to the
     function's PGSSLMODE, `sslmode` is None. `text` is the secret's JSON that it was read from; in it, what stands at
     the paths of `stale_copies` is left as it is when the password changes. `label` and `version` say where it was read.
-    One that is `bound` logs in with channel binding alone (RFC 5802, section 6): by TLS, and who is in between cannot
-    pass the login on.
 
     The metadata of a field say from which of the secret's keys it is read, and how.
     """
@@ -151,7 +149,6 @@ class Credential:
     text: str = field(default="", repr=False, compare=False)
     label: str = field(default="", compare=False)
     version: str = field(default="", compare=False)
-    bound: bool = field(default=False, compare=False, repr=False)
 
     @classmethod
     def parse(cls, text: str, defaults: Mapping[str, object] | None = None) -> Self:
@@ -176,6 +173,12 @@ class Credential:
     def address(self) -> tuple[str, int]:
         """Where the rotation connects: the secret's rotationHost and rotationPort, or else its host and port."""
         return self.rotation_host or self.host, self.rotation_port or self.port
+
+    @property
+    def end(self) -> tuple[str, int]:
+        """The address as it compares: DNS knows no capital letters, and a name may end in a dot."""
+        host, port = self.address
+        return host.lower().rstrip("."), port
 
     @property
     def other_user(self) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
-from itertools import count
 from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from rotation_lambda import errors
@@ -173,10 +172,10 @@ class Rotation:
                 session = None
             self._move(look=session is None or self.old_one_works)
             moved, is_held = self.deadline.clock(), session is not None and session.is_alive()
+        proof, told = self.memory.pop(self.token, None), ""
         if not is_held:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
             self._look_back(there)
-        proof, told = self.memory.pop(self.token, None), ""
         if proof and proof.changed is not None and not self.old_one_works:
             window = 1000 * (moved - proof.changed)
             self.measure("OutageWindow", window)
@@ -284,7 +283,7 @@ class Rotation:
             except errors.LoginNotAllowedError as error:
                 door = error
             except errors.AuthenticationMethodError:
-                if not orphan and not credential.bound:
+                if not orphan:
                     raise
                 skipped += 1
                 continue
@@ -301,9 +300,9 @@ class Rotation:
 
         A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
         Manager keeps those for a while. Of another version only the password is borrowed, and only of the same user's:
-        where to connect, and as whom, is AWSCURRENT's to say. To another server than that version's own it goes with
-        channel binding alone: who stored AWSCURRENT may own that server, and pass the login on to the right one. None
-        stands for a version that cannot be read.
+        where to connect, and as whom, is AWSCURRENT's to say. To another server than that version's own it does not go,
+        nor with less TLS, but to a listed superuser's: who stored AWSCURRENT may own that server, and pass the login on
+        to the right one. None stands for a version that cannot be read, or does not go there.
         """
         yield from known
         passwords = {credential.password for credential in known}
@@ -316,9 +315,13 @@ class Rotation:
                 yield None
                 continue
             if other.username == login.username and other.password not in passwords:
+                is_listed = login.label != StagingLabel.CURRENT and self.superusers.pinned
+                if not is_listed and not as_sure_as(self.database, login, other):
+                    logger.warning("%s is passed over: it is for another server, or for more TLS.", label)
+                    yield None
+                    continue
                 passwords.add(other.password)
-                bound = login.label == StagingLabel.CURRENT and not as_sure_as(self.database, login, other)
-                yield replace(login, password=other.password, label=label, version=version, bound=bound)
+                yield replace(login, password=other.password, label=label, version=version)
                 orphans += label not in set(StagingLabel)
                 if orphans == MOST_ORPHANS:
                     return
@@ -332,8 +335,7 @@ class Rotation:
         except errors.RotationError as error:
             logger.warning("Versions without a label are passed over: %s", error)
             return
-        others = [version for version in retained if version not in {self.versions.current, *labelled}]
-        yield from ((version, f"Version {version}") for version in others)
+        yield from ((one, f"Version {one}") for one in retained if one not in {self.versions.current, *labelled})
 
     def _trust(self, current: Credential, is_accepted: Callable[[str], bool], session: Session | None = None) -> Trust:
         """Return what speaks for the secret beside its value; a password is tried only where the tag does not do.
@@ -364,16 +366,19 @@ class Rotation:
     def _look_back(self, pending: Credential) -> None:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does.
 
-        A standby that lets that version in does not count, which may be behind, and know the new password later.
+        A standby's yes does not count: it may be behind, or have been the primary, and is waited for until the reserve.
+        With alternating users it does: the password of the user in use has not changed.
         """
-        refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0)
+        refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0, standby=False)
         if not isinstance(refusal, errors.LoginRefusedError):
             if refusal:
                 logger.warning("AWSCURRENT has moved. Whether it logs in is not known: %s", refusal.what)
-            return
+            return None
         before, moved = self.versions.current, f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what}"
         former = on_server_of(pending, read_credential(self.secrets, before, StagingLabel.PREVIOUS))
-        if doubt := self._disproof(former, 0.0, standby=False):
+        if doubt := self._disproof(former, 0.0, standby=self.old_one_works):
+            if isinstance(doubt, errors.DatabaseReadOnlyError) and self.deadline.pause(2.0, RESERVE_S):
+                return self._look_back(pending)
             what = f"{moved} Nor does the former AWSCURRENT (version {before}) log in: {doubt.what}"
             raise errors.UnprovenPasswordError(what)
         try:
@@ -477,19 +482,20 @@ class Rotation:
         where the host `lags` behind the server that has the change already, as a replica does. Where the word of a
         `standby` does not do, a login to one is a DatabaseReadOnlyError.
         """
-        refusals = count(1)
+        refusals = list[errors.DatabaseError]()
+
+        def passes(error: errors.DatabaseError) -> bool:
+            refusals.extend([error] * (not error.unknown))
+            return error.unknown or lags or len(refusals) < 2  # noqa: PLR2004
+
         try:
-            session = self.deadline.wait_for(
-                lambda: self._prove_once(login, reserve),
-                reserve,
-                passes=lambda error: error.unknown or lags or next(refusals) < 2,  # noqa: PLR2004
-            )
+            session = self.deadline.wait_for(lambda: self._prove_once(login, reserve), reserve, passes=passes)
         except errors.DatabaseError as error:
-            return error
+            return refusals[-1] if refusals else error
         if session is not None:
             session.close()
             if session.in_recovery and not standby:
-                return errors.DatabaseReadOnlyError(f"{login.label} logs in on a standby, which may be behind.")
+                return errors.DatabaseReadOnlyError(f"{login.label} logs in on a standby alone, which may be behind.")
         return None
 
 
@@ -516,7 +522,7 @@ def as_sure_as(database: Database, login: Credential, there: Credential) -> bool
     Where the secret's own login goes, and over which TLS, its writer says, and may own the server there. So a superuser
     goes by what is accepted where the superuser's own login goes.
     """
-    same = (login.address, login.tls_server_name) == (there.address, there.tls_server_name)
+    same = (login.end, login.tls_server_name) == (there.end, there.tls_server_name)
     ours, theirs = (list(SslMode).index(database.sslmode_of(one)) for one in (login, there))
     return same and ours >= theirs
 

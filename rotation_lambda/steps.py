@@ -66,6 +66,7 @@ def set_secret(rotation: Rotation) -> None:
     if rotation.versions.is_current(rotation.token):
         logger.info("The version is AWSCURRENT already; nothing to do.")
         return
+    rotation.memory.clear()
     current = _read_current(rotation)
     strategy = choose_strategy(rotation, current)
     pending = _read_pending(rotation)

@@ -54,7 +54,7 @@ class Superusers:
                 hint="Rotate a superuser's own secret as single-user: remove `masterarn` from it, as "
                 "docs/runbook.md#change-the-secret shows.",
             )
-        if _end(current) != _end(superuser) and not self._are_one(_end(current), _end(superuser)):
+        if current.end != superuser.end and not self._are_one(current.end, superuser.end):
             (host, port), (other_host, other_port) = current.address, superuser.address
             raise SuperuserMismatchError(
                 f"This secret is for {host}:{port}, the superuser's, {arn}, for {other_host}:{other_port}, and RDS "
@@ -117,8 +117,3 @@ def _find(rds: Rds, end: tuple[str, int]) -> Server | None:
 
 def _lower(server: Server) -> list[tuple[str, int]]:
     return [(host.lower(), port) for host, port in server.endpoints]
-
-
-def _end(credential: Credential) -> tuple[str, int]:
-    host, port = credential.address
-    return host.lower().rstrip("."), port

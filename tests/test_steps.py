@@ -206,13 +206,35 @@ class TestSetSecret:
     def test_borrows_the_previous_password_when_the_others_are_refused(self) -> None:
         world = created()
         world.secrets.labels[StagingLabel.PREVIOUS] = OLD
-        world.secrets.values[OLD] = document("previous", host="elsewhere.example", port=1)
+        world.secrets.values[OLD] = document("previous", host="DB.example.", dbname="another")
         world.database.password = "previous"
         world.take(Step.SET_SECRET)
         assert world.database.password == "pending"
-        assert {(login.host, login.port) for login in world.database.logins} == {("db.example", 5432)}
-        assert [login.bound for login in world.database.logins[:3]] == [False, False, True]
-        assert not world.database.logins[-1].bound
+        assert {(login.host, login.dbname) for login in world.database.logins} == {("db.example", "postgres")}
+
+    @pytest.mark.parametrize("keys", [{"host": "elsewhere.example"}, {"port": 1}, {"tlsServerName": "a.b"}], ids=str)
+    def test_sends_no_password_of_another_server(
+        self, keys: dict[str, object], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Who has stored AWSCURRENT may own its server, and pass the login on."""
+        world = created()
+        world.secrets.labels[StagingLabel.PREVIOUS] = OLD
+        world.secrets.values[OLD] = document("previous", **keys)
+        world.database.password = "previous"
+        with pytest.raises(errors.LoginRefusedError, match="1 retained versions could not be tried"):
+            world.take(Step.SET_SECRET)
+        assert "AWSPREVIOUS is passed over: it is for another server" in caplog.text
+        assert {login.password for login in world.database.logins} == {"current", "pending"}
+
+    def test_sends_no_password_with_less_tls_than_its_own_version_asks_for(self) -> None:
+        world = created()
+        world.secrets.labels[StagingLabel.PREVIOUS] = OLD
+        world.secrets.values[OLD] = document("previous", sslmode="verify-full")
+        world.secrets.values[CURRENT] = document("current", sslmode="require")
+        world.secrets.values[PENDING] = document("pending", sslmode="require")
+        world.database.password = "previous"
+        with pytest.raises(errors.LoginRefusedError, match="1 retained versions could not be tried"):
+            world.take(Step.SET_SECRET)
 
     @pytest.mark.parametrize("value", [None, "not JSON", document("previous", username="somebody else")])
     def test_passes_over_a_previous_version_that_is_of_no_use(self, value: str | None) -> None:
@@ -373,6 +395,7 @@ class TestFinishSecret:
         [
             *("nobody", "another process", "this process, long ago", "before a put-back"),
             *("before testSecret was refused", "before finishSecret was refused", "before the label was moved back"),
+            *("before setSecret was refused", "before setSecret found the old password in force"),
         ],
     )
     def test_never_moves_the_label_without_an_answer_to_what_it_has_not_proved_itself(self, set_by: str) -> None:
@@ -394,7 +417,12 @@ class TestFinishSecret:
             world.database.at_login[logins + 2] = lambda: setattr(world.database, "password", "current")
             with pytest.raises(errors.VerificationFailedError):
                 world.take(Step.FINISH_SECRET)
-        if set_by.endswith("was refused"):
+        if set_by.startswith("before setSecret"):
+            world.database.password = "current" if "found" in set_by else "another's"
+            world.database.change_trouble = [errors.PasswordChangeError("permission denied", sqlstate="42501")]
+            with pytest.raises((errors.LoginRefusedError, errors.PasswordChangeError)):
+                world.take(Step.SET_SECRET)
+        elif set_by.endswith("was refused"):
             world.database.password = "current"
             with pytest.raises(errors.LoginRefusedError):
                 world.take(Step.TEST_SECRET if "testSecret" in set_by else Step.FINISH_SECRET)
@@ -527,6 +555,53 @@ class TestFinishSecret:
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
         assert world.database.open_sessions == 0
+
+    def test_waits_for_the_standby_that_takes_over(self) -> None:
+        world = set_()
+
+        def fail_over(call: str) -> None:
+            if call == "UpdateSecretVersionStage" and world.database.sessions:
+                world.database.end(world.database.sessions[0])
+                world.database.in_recovery, world.database.password = True, "current"
+
+        def take_over() -> None:
+            world.database.in_recovery = False
+
+        world.secrets.effect = fail_over
+        world.database.at_login[8] = take_over
+        with pytest.raises(errors.VerificationFailedError, match=f"moved back to version {CURRENT}"):
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+        assert 0 < world.clock.now < 30
+
+    def test_does_not_believe_the_old_primary_that_has_the_new_password(self, caplog: pytest.LogCaptureFixture) -> None:
+        """It is a standby now; the new one may have lost the change."""
+        world = set_()
+
+        def fail_over(call: str) -> None:
+            if call == "UpdateSecretVersionStage":
+                world.database.end(world.database.sessions[0])
+                world.database.in_recovery = True
+
+        world.secrets.effect = fail_over
+        world.take(Step.FINISH_SECRET)
+        assert "Whether it logs in is not known: AWSCURRENT logs in on a standby" in caplog.text
+
+    def test_keeps_a_refusal_in_mind_that_silence_follows(self) -> None:
+        world = set_()
+
+        def fail_over(call: str) -> None:
+            if call == "UpdateSecretVersionStage" and world.database.sessions:
+                world.database.end(world.database.sessions[0])
+                world.database.password = "current"
+                world.database.at_login[len(world.database.logins) + 2] = fall_silent
+
+        def fall_silent() -> None:
+            world.database.trouble["pending"] = errors.DatabaseTimeoutError("silence.")
+
+        world.secrets.effect = fail_over
+        with pytest.raises((errors.VerificationFailedError, errors.UnprovenPasswordError)):
+            world.take(Step.FINISH_SECRET)
 
     def test_looks_after_a_move_without_an_answer_as_well(self) -> None:
         """The server is back by then, without the change."""

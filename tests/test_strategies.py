@@ -413,8 +413,10 @@ class TestOrphan:
 
     def test_connects_where_the_current_version_says(self) -> None:
         world = orphaned("orphan", host="rogue.example")
-        world.take(Step.SET_SECRET)
+        with pytest.raises(errors.LoginRefusedError, match="1 retained versions could not be tried"):
+            world.take(Step.SET_SECRET)
         assert {login.host for login in world.database.logins} == {"db.example"}
+        assert {login.password for login in world.database.logins} == {"current", "pending"}
 
     def test_is_skipped_and_counted_where_it_cannot_be_read(self) -> None:
         world = orphaned("orphan", "unreadable", "another")
@@ -983,6 +985,22 @@ def test_a_row_that_a_superuser_has_lost_is_looked_after_on_its_server(*, undone
     assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if undone else PENDING)
 
 
+def test_the_user_in_use_is_believed_on_a_standby_too() -> None:
+    """Nobody has changed its password: the label moves back, and no application waits."""
+    world = prepared()
+
+    def fail_over(call: str) -> None:
+        if call == "UpdateSecretVersionStage" and world.database.sessions:
+            for session in world.database.sessions:
+                world.database.end(session)
+            world.database.in_recovery, world.database.others["app_clone"] = True, "before"
+
+    world.secrets.effect = fail_over
+    with pytest.raises(errors.VerificationFailedError, match=f"moved back to version {CURRENT}"):
+        world.take(Step.FINISH_SECRET)
+    assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
+
+
 def test_alternating_users_are_hinted_at_what_silence_comes_from() -> None:
     world = alternating()
     refused_after_the_change(world, errors.DatabaseTimeoutError("silence"))
@@ -1231,7 +1249,6 @@ class TestBySuperuser:
             world.take(Step.SET_SECRET)
         assert world.database.password == "current"
         assert {host for _, host in hosts(world)[1:]} == {WRITER}
-        assert not any(login.bound for login in world.database.logins)
 
     def test_puts_nothing_back_that_had_not_been_in_force(self) -> None:
         world = by_superuser()

@@ -40,9 +40,6 @@ _INVALID = (
 )
 _NO_CONNECT = f"`GRANT CONNECT ON DATABASE … TO` the user, or set `dbname` to another database {_AS_SHOWN}."
 _NO_LOGIN = "`ALTER ROLE … LOGIN` if the user is to log in; otherwise do not rotate its secret."
-_BINDING = (
-    "Set AWSCURRENT's password in the database: one of another server's goes there by TLS with channel binding alone."
-)
 _STRANGER = f"Correct `host` and `port` {_AS_SHOWN}: what answers there is not PostgreSQL."
 _TLS_WANTED = (
     f'Remove `"ssl": false` (or `sslmode`) from the secret {_AS_SHOWN}, if the server requires TLS for this client. '
@@ -104,7 +101,6 @@ _LIBPQS = (
     _Answer(r"authentication method .* failed: server did not complete ", errors.AuthenticationMethodError, _TRUST),
     _Answer(r"authentication method .* failed: server requested a clear", errors.AuthenticationMethodError, _CLEAR),
     _Answer(r"authentication method requirement .* failed: ", errors.AuthenticationMethodError),
-    _Answer(r"channel binding (?:is )?required", errors.AuthenticationMethodError, _BINDING),
     _Answer(r"SSL (?:SYSCALL error: |error: unexpected eof )", errors.ConnectionFailedError),
     _Answer(r"(?:server closed the connection|could not (?:receive|send) (?:data|SSL ))", errors.ConnectionFailedError),
     _Answer(r"server certificate for ", errors.TlsError),

@@ -129,7 +129,7 @@ class Postgres:
                     sslmode=str(self.sslmode_of(credential)),
                     sslrootcert=tls.roots_for(self.sslrootcert, name) if self.verifies(credential) else "",
                     sslcertmode="disable",
-                    channel_binding="require" if credential.bound else "prefer",
+                    channel_binding="prefer",
                     gssencmode="disable",
                     client_encoding="UTF8",
                     options=OPTIONS,

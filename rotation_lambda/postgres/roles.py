@@ -29,9 +29,10 @@ _MAY = f"""({_ADMIN.format("{0}", "{1}.oid", "'USAGE'")}
 # read these catalogs (PostgreSQL 53.8, 53.9, 53.16, 53.48). The rights of the one are compared with those of `mine`:
 # what it may ever come by, through ADMIN OPTION as well, but not through `mine`, against what `mine` has, in each way
 # (INHERIT, SET, ADMIN). A predefined role is a right like an attribute; REPLICATION and BYPASSRLS of a group do less
-# than a user's own. From PostgreSQL 16 on a membership without INHERIT and SET gives none, but with CREATEROLE it is
-# enough to alter whom that role administers.
+# than its own do for a user. From PostgreSQL 16 on a membership without INHERIT and SET gives none, but with CREATEROLE
+# it is enough to alter whom that role administers.
 # Default privileges are none of what it owns: no session reads by them, and REASSIGN OWNED leaves them where they are.
+# Sessions of this function do not count: the login that has just shown whose a clone is may not have ended yet.
 # Settings that hold for a transaction alone do nothing for a role, and from 16 on no role gets rid of them by RESET.
 QUERY = f"""
 WITH RECURSIVE edge AS (
@@ -59,7 +60,7 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
         FROM edge JOIN pg_roles ON oid = roleid WHERE member = it.oid GROUP BY rolname),
     ARRAY(SELECT name FROM reach JOIN power ON oid = role WHERE start = it.oid
         EXCEPT SELECT name FROM power WHERE pg_has_role(mine.oid, oid, %(set)s)
-                AND (oid = mine.oid OR name NOT IN ('REPLICATION', 'BYPASSRLS'))
+        AND (oid = mine.oid OR (name, true) NOT IN (('REPLICATION', it.rolreplication), ('BYPASSRLS', it.rolbypassrls)))
             OR name !~ '^[A-Z]' AND pg_has_role(mine.oid, oid, 'USAGE') ORDER BY 1),
     ARRAY(SELECT rolname::text FROM reach JOIN pg_roles ON oid = role
         WHERE start = it.oid AND role <> start AND NOT (pg_has_role(mine.oid, role, %(sound)s)
@@ -82,7 +83,8 @@ SELECT it.rolname::text, ARRAY(SELECT name FROM power WHERE oid = it.oid), it.ro
             AND classid <> 'pg_default_acl'::regclass GROUP BY datname ORDER BY datname),
     EXISTS (SELECT FROM used WHERE refobjid = it.oid AND deptype = 'a'
         AND classid NOT IN ('pg_database'::regclass, 'pg_auth_members'::regclass)),
-    EXISTS (SELECT FROM used WHERE refobjid = it.oid), (SELECT count(*) FROM pg_stat_activity WHERE usesysid = it.oid),
+    EXISTS (SELECT FROM used WHERE refobjid = it.oid),
+    (SELECT count(*) FROM pg_stat_activity WHERE usesysid = it.oid AND application_name <> 'rotation_lambda'),
     coalesce((SELECT rolname::text FROM (SELECT substr(entry, 6) AS value
             FROM pg_db_role_setting, unnest(setconfig) AS entry WHERE entry LIKE 'role=%%' AND setrole IN (0, it.oid)
                 AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = %(dbname)s))
@@ -95,8 +97,7 @@ WHERE it.rolname IN (%(current)s, %(other)s) AND mine.rolname = %(current)s AND 
 # What a clone's session shows of itself. Where its right to the `role` that is set for it was revoked, it is let in
 # with a warning, and runs as the user who logged in.
 IDENTITY_QUERY = """
-SELECT current_user::text,
-    (SELECT substr(entry, 6) FROM pg_db_role_setting, unnest(setconfig) AS entry
+SELECT current_user::text, (SELECT substr(entry, 6) FROM pg_db_role_setting, unnest(setconfig) AS entry
         WHERE setrole = self.oid AND entry LIKE 'role=%%'
             AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
         ORDER BY setdatabase DESC LIMIT 1),
@@ -105,9 +106,9 @@ SELECT current_user::text,
         WHERE refclassid = 'pg_authid'::regclass AND deptype = 'o'
             AND refobjid = (SELECT oid FROM pg_roles WHERE rolname = %(clone)s)
             AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
-        ORDER BY 1 LIMIT 20)
-FROM pg_roles AS self WHERE self.rolname = session_user
+        ORDER BY 1 LIMIT 20) FROM pg_roles AS self WHERE self.rolname = session_user
 """
+ANEW = "Drop it, so that it is made anew; docs/alternating-users.md#which-users-it-changes says what to look at before."
 _ROTATE_AGAIN = "Rotate again: setSecret grants what is missing. If it is missing again, find out who revokes it."
 
 
@@ -248,6 +249,9 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
                 f"User {other.name!a} would share the rights of {mine.name!a} with its members or heirs: {strangers}.",
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
+    if other and not made and (other.memberships or other.attributes or other.sessions or other.below):
+        what = f"User {other.name!a} is not a member of {mine.name!a}, and has more than one that could be made anew."
+        raise RoleNotPreparedError(what, hint=ANEW)
     altered = [role for role in (mine if is_clone else None, other) if role]
     _check_may_alter(altered, granted, roles.superuser, superuser)
     clone = other if is_clone else mine if pending.username == current.original != current.username else None
@@ -376,10 +380,8 @@ def _check_may_alter(roles: list[Role], granted: Role | None, superuser: str, qu
     missing += [f"GRANT {quote_name(role.name)} TO {quoted} WITH ADMIN OPTION;" for role in lacking]
     if missing:
         deed = "grant" if all(role.administered for role in roles) else "alter"
-        raise RoleNotPreparedError(
-            f"The superuser {superuser!a} may not {deed} {', '.join(ascii(role.name) for role in lacking or roles)}.",
-            hint=f"Run as a role that may: {' '.join(missing)}",
-        )
+        what = f"The superuser {superuser!a} may not {deed} {', '.join(ascii(role.name) for role in lacking or roles)}."
+        raise RoleNotPreparedError(what, hint=f"Run as a role that may: {' '.join(missing)}")
 
 
 def _notes(mine: Role, other: Role | None, clone: Role | None, original: str, runs_as: str | None) -> Iterator[str]:

@@ -96,7 +96,7 @@ _CHANGE_HINTS = {
     "": "Wait: Secrets Manager retries. If it happens again, find in the server's log why it ended this session.",
     "42501": "Grant rds_password to the user: where rds.restrict_password_commands is on, only its members may do it.",
     "57014": "Wait: Secrets Manager retries. If it fails again, find out why the server takes more than 5 seconds.",
-    "2BP01": "Grant the user to its clone, if that is one: it is no member yet, and owns too much to be made anew.",
+    "2BP01": roles.ANEW,
     "22023": "Change the settings of the server's password-checking extension: it refused the new password.",
 }
 # Of extensions that look at new passwords some refuse a verifier, since they cannot look into it (credcheck: 28000).
@@ -116,8 +116,7 @@ FROM pg_locks AS it LEFT JOIN pg_stat_activity USING (pid)
         AND own.virtualtransaction = it.virtualtransaction
     LEFT JOIN pg_prepared_xacts ON pg_prepared_xacts.transaction = own.transactionid
 WHERE it.locktype = 'relation' AND it.relation = 'pg_authid'::regclass AND it.granted
-    AND it.mode NOT IN ('AccessShareLock', 'RowShareLock')
-    AND it.pid IS DISTINCT FROM pg_backend_pid()
+    AND it.mode NOT IN ('AccessShareLock', 'RowShareLock') AND it.pid IS DISTINCT FROM pg_backend_pid()
 LIMIT 3
 """
 

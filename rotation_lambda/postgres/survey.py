@@ -18,8 +18,7 @@ QUERY = """
 SELECT current_setting('server_version'), extract(epoch FROM clock_timestamp())::bigint, rolsuper, rolcreaterole,
     nullif(rolvaliduntil, 'infinity')::timestamp(0)::text,
     floor(extract(epoch FROM nullif(rolvaliduntil, 'infinity') - clock_timestamp()) / 86400)::bigint,
-    nullif(rolconnlimit, -1),
-    (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user),
+    nullif(rolconnlimit, -1), (SELECT count(*) FROM pg_stat_activity WHERE usename = session_user),
     (SELECT count(*) FROM pg_stat_activity
         WHERE usename = session_user AND application_name = 'rotation_lambda' AND pid <> pg_backend_pid()),
     current_setting('max_connections')::int,

@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from typing import TypeGuard, TypeVar
 
@@ -220,14 +219,15 @@ class DatabaseLook(SecretLook):
             raise answer
         pending, anothers = self.doors.get(_PENDING, answer), self.strategy is Strategy.ALTERNATING_USERS
         if anothers or not isinstance(pending, errors.LoginRefusedError):
-            told = f"AWSPENDING {'has no answer' if is_unknown(pending) else 'logs in'}"
-            told = "it is the other user's" if anothers else told
+            told = "has no answer" if is_unknown(pending) else "logs in"
+            told = "it is the other user's" if anothers else f"AWSPENDING {told}"
             return Seen(f"not tried, since {told}", status=Status.NOT_REACHED)
         old = self.values.get(_PREVIOUS)
         if not isinstance(old, Credential) or old.username != current.username or old.password == current.password:
             return Seen("no other password of this role has it", status=Status.NOT_REACHED)
-        login = replace(current, password=old.password, bound=not as_sure_as(self.database, current, old))
-        door = self.doors[_PREVIOUS] = log_in(self.database, login)
+        if not as_sure_as(self.database, current, old):
+            return Seen("not tried, since it is for another server, or for more TLS", status=Status.NOT_REACHED)
+        door = self.doors[_PREVIOUS] = log_in(self.database, current.with_password(old.password))
         if isinstance(door, errors.LoginRefusedError):
             return Seen("refused, as it has to be after a rotation")
         if isinstance(door, errors.DatabaseError):

@@ -114,7 +114,8 @@ class SessionLook(DatabaseLook):
         if user == self.current.username:
             return shown
         values = [self.values.get(label) for label in (StagingLabel.PREVIOUS, StagingLabel.PENDING)]
-        theirs = [value.password for value in values if isinstance(value, Credential) and value.username == user]
+        own = [value for value in values if isinstance(value, Credential) and value.username == user]
+        theirs = [it.password for it in own if self.superusers.pinned or as_sure_as(self.database, self.superuser, it)]
         return any(self._is_in_force(self.current.with_password(one, user).at(self.superuser)) for one in theirs)
 
     def _is_in_force(self, login: Credential) -> bool:

@@ -380,7 +380,7 @@ class TestARefusalAfterAuthentication:
 class TestAPasswordOfAnotherServer:
     """The writer of a value, who cannot read it, sends the login with an older version's password to a host of its own.
 
-    That passes it on to the database, and takes away what binds it to the channel: the session is the host's then.
+    That passes it on to the database, without what would bind it to the channel: the session is the host's then.
     """
 
     @pytest.mark.parametrize("strategy", ["single-user", "superuser"])
@@ -433,17 +433,18 @@ class TestAPasswordOfAnotherServer:
         assert let_in == []
 
     @pytest.mark.parametrize("strategy", ["single-user", "superuser"])
-    def test_lets_an_honest_user_in_where_the_database_has_another_name_now(
+    def test_lets_an_honest_user_in_at_its_own_server(
         self, strategy: str, scene: Scene, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """As one that was restored, where nobody is in between: by TLS, and with channel binding."""
+        """Whatever the case of its name; where the server has another one now, a person sets the password."""
         monkeypatch.setenv("ROTATION_STRATEGY", strategy)
-        moved = {"host": "127.0.0.1", "tlsServerName": "localhost"}
-        master = {**scene.master.document(), **moved}
-        scene.secret.server.client().put_secret_value(SecretId=scene.master.arn, SecretString=json.dumps(master))
-        scene.put({**scene.secret.document(), **moved, "password": "mistyped"})
+        before = scene.secret.document()
+        scene.put({**before, "host": "LOCALHOST", "password": "mistyped"})
         assert "AWSPREVIOUS" in scene.look()["login AWSCURRENT"]["seen"]
         assert lets_in(scene, scene.rotate())
+        scene.put({**before, "host": "127.0.0.1", "tlsServerName": "localhost", "password": "mistyped"})
+        scene.fail(errors.LoginRefusedError if strategy == "single-user" else errors.SuperuserMismatchError)
+        assert "is for another server" in scene.notes()
 
 
 class TestALoginElsewhere:

@@ -286,6 +286,20 @@ class TestAnotherOfTwoUsers:
             for role in (group, boss):
                 scene.query("DROP ROLE {}", role)
 
+    @pytest.mark.parametrize("attribute", ["REPLICATION", "BYPASSRLS"])
+    def test_takes_honest_turns_where_both_have_an_attribute_by_the_same_group(
+        self, attribute: str, pair: tuple[Scene, Role]
+    ) -> None:
+        scene, other = pair
+        group = f"middle_{other.name}"
+        scene.query(f"CREATE ROLE {{}} {attribute}", group)
+        for user in (scene.role, other):
+            scene.query("GRANT {} TO {}", group, user.name)
+        try:
+            assert scene.rotate()["username"] == other.name
+        finally:
+            scene.query("DROP ROLE {}", group)
+
     def test_takes_honest_turns_where_it_has_what_ours_has_too(self, pair: tuple[Scene, Role]) -> None:
         scene, other = pair
         for role in (scene.role, other):

@@ -22,6 +22,7 @@ APP = roles.Role("app", can_login=True, runs_as="app")
 CLONE = roles.Role("app_clone", can_login=True, vouched=True)
 """Made a member of its original by who may alter it, as the superuser's own statements do."""
 IN_STEP = replace(CLONE, settings={("", "role"): "app"}, memberships={"app": True})
+IS_IN: dict[str, Any] = {"memberships": {"app": False}}
 GRANT = 'GRANT "app" TO "app_clone" WITH INHERIT TRUE, SET TRUE'
 ANEW = 'DROP ROLE "app_clone"; CREATE ROLE "app_clone"'
 AS_ORIGINAL = 'ALTER ROLE "app_clone" SET "role" TO \'app\''
@@ -150,7 +151,7 @@ class TestCloneOutOfStep:
     )
     def test_by_a_membership_that_is_missing_or_unsound(self, version: int, how: str, *, anew: bool) -> None:
         """Where it is missing the clone is made anew: who may run as it is not known."""
-        clone = replace(IN_STEP, memberships={"readers": True} if anew else {"app": False})
+        clone = replace(IN_STEP, memberships={} if anew else {"app": False})
         make = [ANEW, 'ALTER ROLE "app_clone" LOGIN', AS_ORIGINAL] if anew else []
         assert statements(APP, clone, version=version, runs_as="app") == [*make, f'GRANT "app" TO "app_clone"{how}']
 
@@ -299,7 +300,7 @@ class TestRolesThatAreNotChanged:
         connection_limit=st.integers(-1, 2),
         valid_until=st.sampled_from(["infinity", "2030-01-01 00:00:00+00"]),
         settings=SETTINGS,
-        memberships=st.dictionaries(st.sampled_from(["app", "readers"]), st.booleans()),
+        memberships=st.sampled_from([{}, {"app": True}, {"app": False}, {"app": False, "readers": True}]),
         owns=st.sampled_from([[], ["shop (1)"]]),
         is_grantee=st.booleans(),
     )
@@ -375,8 +376,8 @@ class TestDoubt:
 
     TAKEN: ClassVar[dict[str, dict[str, Any]]] = {
         "that its superuser has made a member": {"vouched": True, "memberships": {"app": True}},
-        "that has rights of its own": {"vouched": True, "is_used": True, "beyond": ["readers"], "sessions": 3},
-        "that AWSCURRENT's user may become": {"vouched": False, "below": True, "further": ["CREATEROLE"]},
+        "that has rights of its own": {"vouched": True, "is_used": True, "beyond": ["readers"], "sessions": 3, **IS_IN},
+        "that AWSCURRENT's user may become": {"vouched": False, "below": True, "further": ["CREATEROLE"], **IS_IN},
         "that is as good as new": {"vouched": False, "can_login": False},
     }
     LEFT: ClassVar[dict[str, tuple[dict[str, Any], str]]] = {
@@ -389,12 +390,22 @@ class TestDoubt:
             {"can_login": False, "is_used": True},
             "owns something in the server, or has privileges of its own",
         ),
-        "that has sessions": ({"can_login": False, "sessions": 1}, "has open sessions"),
+        "that has sessions": ({"can_login": False, "sessions": 1, **IS_IN}, "has open sessions"),
         "with an attribute": (
             {"vouched": True, "further": ["BYPASSRLS", "pg_read_all_data"]},
             "has BYPASSRLS, pg_read_all_data, which 'app' has not",
         ),
     }
+
+    @pytest.mark.parametrize(
+        "has",
+        [{"memberships": {"readers": True}}, {"attributes": ["REPLICATION"]}, {"sessions": 1}, {"below": True}],
+        ids=str,
+    )
+    def test_nothing_is_made_anew_that_is_more_than_a_clone(self, has: dict[str, Any]) -> None:
+        error = refusal(APP, replace(CLONE, **{"memberships": {}, **has}), ours={"app", "app_clone"})
+        assert error.what == "User 'app_clone' is not a member of 'app', and has more than one that could be made anew."
+        assert error.hint == roles.ANEW
 
     @pytest.mark.parametrize("has", TAKEN.values(), ids=TAKEN)
     def test_there_is_none_of_a_clone(self, has: dict[str, Any]) -> None:

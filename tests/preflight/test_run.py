@@ -843,12 +843,18 @@ class TestDatabase(Looking):
 
     @pytest.mark.parametrize("previous", [Inside(), SHUT], ids=["yes", "shut"])
     def test_knows_a_restored_snapshot(self, previous: Inside | errors.DatabaseError, port: int) -> None:
-        values = {**self.pending(port), PREVIOUS: replace(LOGIN, host="old.example", password="previous")}
+        values = {**self.pending(port), PREVIOUS: replace(LOGIN, port=port, password="previous")}
         answers = {"current": REFUSED, "pending": REFUSED, "previous": previous}
         findings, database = self.look(port, answers, values)
         assert "snapshot" in findings["login AWSCURRENT"].seen
         assert database.tried == ["current", "pending", "previous"]
         assert ("role" in findings) == isinstance(previous, Inside)
+
+    def test_sends_no_password_of_another_server(self, port: int) -> None:
+        values = {PREVIOUS: replace(LOGIN, host="old.example", port=port, password="previous")}
+        findings, database = self.look(port, {"current": REFUSED, "previous": Inside()}, values)
+        assert findings["login AWSPREVIOUS"].seen.startswith("not tried, since it is for another server")
+        assert database.tried == ["current"]
 
     @pytest.mark.parametrize("strategy", [Strategy.SINGLE_USER, Strategy.SUPERUSER])
     @pytest.mark.parametrize("label", [PENDING, PREVIOUS])
@@ -865,7 +871,7 @@ class TestDatabase(Looking):
         monkeypatch.setattr(deadline, "MOST_WAIT_S", 0.6)
         values = {label: replace(LOGIN, port=port, password="asked"), PREVIOUS: LOGIN.with_password("previous")}
         if label is PREVIOUS:
-            values = {PREVIOUS: LOGIN.with_password("asked")}
+            values = {PREVIOUS: replace(LOGIN, port=port, password="asked")}
         answers: dict[str, Any] = {"current": REFUSED, "asked": answer, "previous": Inside(), "super": Inside()}
         learnt = {"superusers": FakeSuperusers(LOGIN.with_password("super", "master"))}
         findings, database = self.look(port, answers, values, strategy=strategy, learnt=learnt)

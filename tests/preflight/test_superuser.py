@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import closing
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from rotation_lambda import errors
 from tests.conftest import Role, Secret
 from tests.worlds.scenes import Scene, set_scene
 
@@ -215,6 +217,36 @@ class TestTheOtherOfTwoUsers:
         assert scene.look()["password change"]["status"] == "ok"
         other.alter("PASSWORD 'another'")
         assert scene.look()["password change"]["code"] == "role-not-prepared"
+
+    @pytest.mark.parametrize("pinned", [True, False])
+    def test_is_asked_on_another_server_only_where_that_superuser_is_listed(
+        self,
+        set_scene: Callable[..., Scene],
+        postgres: PostgresServer,
+        make_role: Callable[..., Role],
+        monkeypatch: pytest.MonkeyPatch,
+        *,
+        pinned: bool,
+    ) -> None:
+        """Else a writer of the value names a superuser's secret of its own, and the server gets AWSPREVIOUS's login."""
+        scene, other = set_scene(postgres), make_role(postgres)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", other.name, scene.superuser.name)
+        other.alter("REPLICATION")
+        ours = {**scene.secret.document(), "usernames": [scene.role.name, other.name]}
+        elsewhere = {"host": "127.0.0.1", "sslmode": "require"}
+        replace(scene, secret=scene.master).put({**scene.master.document(), **elsewhere})
+        scene.put({**ours, "username": other.name, "password": other.password})
+        scene.put({**ours, **elsewhere})
+        if not pinned:
+            monkeypatch.setenv("SUPERUSER_SECRET_ARNS", "")
+        begun, let_in = len(postgres.log()), f"connection authorized: user={other.name}"
+        assert scene.look()["password change"].get("code", "") == ("" if pinned else "role-not-prepared")
+        assert (let_in in postgres.log()[begun:]) == pinned
+        if pinned:
+            assert scene.rotate()["username"] == other.name
+        else:
+            scene.fail(errors.RoleNotPreparedError)
+            assert let_in not in postgres.log()[begun:]
 
     def test_is_told_of_where_it_runs_as_another_role(
         self, set_scene: Callable[..., Scene], postgres: PostgresServer, make_role: Callable[..., Role]

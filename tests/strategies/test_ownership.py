@@ -11,6 +11,8 @@ import pytest
 from psycopg2 import sql
 
 from rotation_lambda import errors
+from rotation_lambda.postgres.roles import ANEW
+from tests.worlds.clocks import wait_until
 from tests.worlds.scenes import Scene, database, every_scene, lets_in, run, scene, set_scene
 
 if TYPE_CHECKING:
@@ -178,8 +180,7 @@ class TestACloneMadeByHand:
         scene.put(before)
         token = scene.begin()
         error = scene.fail(errors.PasswordChangeError, "createSecret", "setSecret", token=token)
-        assert error.sqlstate == "2BP01"
-        assert "to its clone" in error.hint
+        assert (error.sqlstate, error.hint) == ("2BP01", ANEW)
         assert scene.look()["password change"]["action"] == error.hint
         scene.query("GRANT {} TO {}", scene.role.name, scene.clone)
         scene.take(token)
@@ -194,10 +195,38 @@ class TestACloneMadeByHand:
         [(oid,)] = scene.query("SELECT {}::regrole::oid".format(f"'{scene.clone}'"))
         scene.put({**before, "username": scene.clone, "password": "known"})
         scene.put(before)
-        scene.rotate()
+        with closing(scene.server.connect(scene.clone, "known", application_name="rotation_lambda")):  # not gone yet
+            scene.rotate()
         assert scene.query("SELECT {}::regrole::oid".format(f"'{scene.clone}'")) != [(oid,)]
         scene.rotate()
         assert scene.ask("SELECT 1") == [(1,)]
+
+    @pytest.mark.parametrize("how", ["in a group", "REPLICATION", "at work", "of which it is a member"])
+    def test_without_a_membership_loses_nothing_where_it_has_more_than_a_new_one(
+        self, how: str, every_scene: Scene, make_role: Callable[..., Role]
+    ) -> None:
+        scene, group = every_scene, make_role(every_scene.server)
+        clone = make_role(scene.server, scene.clone)
+        if scene.server.version >= 16:
+            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        scene.secret.tag(f"{scene.role.name} {scene.clone}")
+        if how == "in a group":
+            scene.query("GRANT {} TO {}", group.name, scene.clone)
+        if how == "REPLICATION":
+            clone.alter(how)
+        if how == "of which it is a member":
+            scene.query("GRANT {} TO {}", scene.clone, scene.role.name)
+        with closing(scene.server.connect(scene.clone, clone.password)) as session:
+            if how != "at work":
+                session.close()
+                poll = "SELECT 1 FROM pg_stat_activity WHERE usename = %s"
+                wait_until(lambda: not scene.server.query(poll, (scene.clone,)), "the session ends")
+            before = scene.written()
+            error = scene.fail(errors.RoleNotPreparedError)
+            assert error.hint == ANEW
+            assert scene.look()["password change"]["action"] == ANEW
+        assert scene.written() == before
+        assert clone.lets_in(clone.password)
 
     def test_with_a_membership_that_gives_nothing_is_not_shown_to_be_one(self, scene: Scene) -> None:
         sample_clone(scene, grant="GRANT {} TO {} WITH INHERIT FALSE, SET FALSE")
