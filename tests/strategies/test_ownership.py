@@ -203,12 +203,10 @@ class TestACloneMadeByHand:
 
     @pytest.mark.parametrize("how", ["in a group", "REPLICATION", "at work", "of which it is a member"])
     def test_without_a_membership_loses_nothing_where_it_has_more_than_a_new_one(
-        self, how: str, every_scene: Scene, make_role: Callable[..., Role]
+        self, how: str, scene: Scene, make_role: Callable[..., Role]
     ) -> None:
-        scene, group = every_scene, make_role(every_scene.server)
-        clone = make_role(scene.server, scene.clone)
-        if scene.server.version >= 16:
-            scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
+        group, clone = make_role(scene.server), make_role(scene.server, scene.clone)
+        scene.query("GRANT {} TO {} WITH ADMIN OPTION", scene.clone, scene.superuser.name)
         scene.secret.tag(f"{scene.role.name} {scene.clone}")
         if how == "in a group":
             scene.query("GRANT {} TO {}", group.name, scene.clone)
