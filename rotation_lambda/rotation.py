@@ -301,8 +301,8 @@ class Rotation:
         A crashed or cancelled rotation can leave the password that is in force in a version without a label; Secrets
         Manager keeps those for a while. Of another version only the password is borrowed, and only of the same user's:
         where to connect, and as whom, is AWSCURRENT's to say. To another server than that version's own it does not go,
-        nor with less TLS, but to a listed superuser's: who stored AWSCURRENT may own that server, and pass the login on
-        to the right one. None stands for a version that cannot be read, or does not go there.
+        nor with weaker TLS, but to a listed superuser's: who stored AWSCURRENT may own that server, and pass the login
+        on to the right one. None stands for a version that cannot be read, or does not go there.
         """
         yield from known
         passwords = {credential.password for credential in known}
@@ -317,7 +317,7 @@ class Rotation:
             if other.username == login.username and other.password not in passwords:
                 is_listed = login.label != StagingLabel.CURRENT and self.superusers.pinned
                 if not is_listed and not as_sure_as(self.database, login, other):
-                    logger.warning("%s is passed over: it is for another server, or for more TLS.", label)
+                    logger.warning("%s is passed over: it is for another server, or for stricter TLS.", label)
                     yield None
                     continue
                 passwords.add(other.password)
@@ -379,7 +379,7 @@ class Rotation:
         if doubt := self._disproof(former, 0.0, standby=self.old_one_works):
             if isinstance(doubt, errors.DatabaseReadOnlyError) and self.deadline.pause(2.0, RESERVE_S):
                 return self._look_back(pending)
-            what = f"{moved} Nor does the former AWSCURRENT (version {before}) log in: {doubt.what}"
+            what = f"{moved} Nor is it certain that the former AWSCURRENT (version {before}) logs in: {doubt.what}"
             raise errors.UnprovenPasswordError(what)
         try:
             self.secrets.update_secret_version_stage(StagingLabel.CURRENT, move_to=before, remove_from=self.token)

@@ -66,7 +66,7 @@ def set_secret(rotation: Rotation) -> None:
     if rotation.versions.is_current(rotation.token):
         logger.info("The version is AWSCURRENT already; nothing to do.")
         return
-    rotation.memory.clear()
+    rotation.memory.clear()  # what an earlier try has proved is proved again, or not true any more
     current = _read_current(rotation)
     strategy = choose_strategy(rotation, current)
     pending = _read_pending(rotation)

@@ -108,7 +108,7 @@ SELECT current_user::text, (SELECT substr(entry, 6) FROM pg_db_role_setting, unn
             AND dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
         ORDER BY 1 LIMIT 20) FROM pg_roles AS self WHERE self.rolname = session_user
 """
-ANEW = "Drop it, so that it is made anew; docs/alternating-users.md#which-users-it-changes says what to look at before."
+ANEW = "Look at what the user owns, then drop it, as docs/alternating-users.md#which-users-it-changes shows."
 _ROTATE_AGAIN = "Rotate again: setSecret grants what is missing. If it is missing again, find out who revokes it."
 
 
@@ -250,8 +250,8 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
     if other and not made and (other.memberships or other.attributes or other.sessions or other.below):
-        what = f"User {other.name!a} is not a member of {mine.name!a}, and has more than one that could be made anew."
-        raise RoleNotPreparedError(what, hint=ANEW)
+        what = f"User {other.name!a} is not a member of {mine.name!a}, and has attributes, memberships or sessions"
+        raise RoleNotPreparedError(f"{what} that it would lose if it were created anew.", hint=ANEW)
     altered = [role for role in (mine if is_clone else None, other) if role]
     _check_may_alter(altered, granted, roles.superuser, superuser)
     clone = other if is_clone else mine if pending.username == current.original != current.username else None

@@ -226,7 +226,7 @@ class DatabaseLook(SecretLook):
         if not isinstance(old, Credential) or old.username != current.username or old.password == current.password:
             return Seen("no other password of this role has it", status=Status.NOT_REACHED)
         if not as_sure_as(self.database, current, old):
-            return Seen("not tried, since it is for another server, or for more TLS", status=Status.NOT_REACHED)
+            return Seen("not tried, since it is for another server, or for stricter TLS", status=Status.NOT_REACHED)
         door = self.doors[_PREVIOUS] = log_in(self.database, current.with_password(old.password))
         if isinstance(door, errors.LoginRefusedError):
             return Seen("refused, as it has to be after a rotation")

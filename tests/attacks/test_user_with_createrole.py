@@ -127,7 +127,10 @@ class TestAPreparedClone:
         """SECURITY DEFINER: what the clone owns runs with its rights, whoever calls it."""
         scene = mallory.scene
         mallory.run(PREPARED["as good as new"])
-        scene.query("CREATE SCHEMA {} AUTHORIZATION {}", f"of_{mallory.name}", scene.clone)
+        schema = f"of_{mallory.name}"
+        scene.query("CREATE SCHEMA {}", schema)
+        scene.query("CREATE FUNCTION {}.f() RETURNS int LANGUAGE sql SECURITY DEFINER AS 'SELECT 1'", schema)
+        scene.query("ALTER FUNCTION {}.f() OWNER TO {}", schema, scene.clone)
         scene.secret.tag(f"{scene.role.name} {scene.clone}")
         try:
             scene.query("REVOKE {} FROM {} CASCADE", scene.clone, mallory.name)
@@ -135,7 +138,7 @@ class TestAPreparedClone:
             assert scene.fail(errors.PasswordChangeError).sqlstate == "2BP01"
             assert mallory.run("SELECT pg_has_role('{clone}', '{app}', 'USAGE')") == [(False,)]
         finally:
-            scene.query("DROP SCHEMA {}", f"of_{mallory.name}")
+            scene.query("DROP SCHEMA {} CASCADE", schema)
 
     def test_is_not_handed_on_by_a_member_of_the_original(self, mallory: User, make_role: MakeRole) -> None:
         """Who has `app`, and may not grant it, keeps ADMIN OPTION on the clone that it has made."""
