@@ -850,6 +850,14 @@ class TestDatabase(Looking):
         assert database.tried == ["current", "pending", "previous"]
         assert ("role" in findings) == isinstance(previous, Inside)
 
+    def test_knows_that_no_password_is_in_force(self, port: int) -> None:
+        values = {**self.pending(port), PREVIOUS: replace(LOGIN, port=port, password="previous")}
+        findings, database = self.look(port, {"current": REFUSED, "pending": REFUSED, "previous": REFUSED}, values)
+        assert findings["login AWSPREVIOUS"].seen == "refused, as it has to be after a rotation"
+        assert (findings["login AWSCURRENT"].status, findings["login AWSCURRENT"].code) == ("failed", REFUSED.code)
+        assert database.tried == ["current", "pending", "previous"]
+        assert "role" not in findings
+
     def test_sends_no_password_of_another_server(self, port: int) -> None:
         values = {PREVIOUS: replace(LOGIN, host="old.example", port=port, password="previous")}
         findings, database = self.look(port, {"current": REFUSED, "previous": Inside()}, values)
