@@ -4,15 +4,17 @@ After CHESS (Musuvathi, Qadeer: "Iterative Context Bounding for Systematic Testi
 2007): few preemptions find most faults, and there are few enough orders with few of them to run them all. A preemption
 is a switch away from an actor that could go on. One that sleeps, waits for a lock, has ended or is between two of its
 acts is left for nothing. Time passes only while nobody could go on, or while one who could is preempted.
+
+The actors are greenlets: to go from one to another costs a hundredth of what it costs between threads.
 """
 
 from __future__ import annotations
 
 import random
-import threading
 from dataclasses import dataclass, field
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from greenlet import getcurrent, greenlet
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Sequence
@@ -70,7 +72,6 @@ class Actor:
     rests: set[Hashable] = field(default_factory=set)
     again: bool = False
     history: int = 0
-    turn: SimpleQueue[None] = field(default_factory=SimpleQueue)
 
     def ready(self, now: float) -> float:
         """Return when it can go on."""
@@ -81,6 +82,9 @@ class Actor:
         self.history = hash((self.history, *seen))
 
     def state(self) -> Hashable:
+        """Return what decides what it will do; of one that is done it does not matter how."""
+        if self.done:
+            return self.dead
         return self.at, self.until, self.slow, self.dead, self.done, self.history
 
 
@@ -111,24 +115,23 @@ class Run:
     over: bool = False
     current: Actor | None = None
     places: tuple[Hashable, ...] = ()
-    ended: SimpleQueue[None] = field(default_factory=SimpleQueue)
+    stage: greenlet = field(default_factory=getcurrent)
 
     def go(self) -> None:
         """Run until all actors are done, or the run is over."""
-        threads = [threading.Thread(target=self._live, args=(actor,)) for actor in self.actors]
-        for thread in threads:
-            thread.start()
-        self._pass_on(None)
-        self.ended.get()
+        lives = {actor.name: greenlet(self._live) for actor in self.actors}
+        chosen = self._pass_on(None)
+        while chosen:
+            chosen = lives[chosen.name].switch(chosen)
         self.current = None
-        for actor, thread in zip(self.actors, threads, strict=True):
-            actor.turn.put(None)
-            thread.join()
+        for life in lives.values():
+            if life:  # it has begun, and not ended
+                life.throw(OverError)
         if not self.over:
             self._promise(self.world.settle)
 
-    def _live(self, actor: Actor) -> None:
-        actor.turn.get()
+    def _live(self, actor: Actor) -> Actor | None:
+        """Do the acts; return who goes on afterwards."""
         try:
             self._resume(actor)
             for number, act in enumerate(actor.acts):
@@ -139,14 +142,14 @@ class Run:
                 if not act():
                     break
         except OverError:
-            return
+            return None
         except KilledError:
             pass
-        except BaseException as error:  # noqa: BLE001 - the main thread raises it
-            self._stop(error)
-            return
+        except BaseException as error:  # noqa: BLE001 - `explore` raises it
+            self.failure, self.over = self.failure or error, True
+            return None
         actor.done = True
-        self._pass_on(actor)
+        return self._pass_on(actor)
 
     # What an actor does, as the world tells.
 
@@ -187,8 +190,9 @@ class Run:
 
     def _yield(self, actor: Actor, at: str) -> None:
         actor.at = at
-        if self._pass_on(actor) is not actor:
-            actor.turn.get()
+        chosen = self._pass_on(actor)
+        if chosen is not actor:
+            self.stage.switch(chosen)
         self._resume(actor)
 
     def _resume(self, actor: Actor) -> None:
@@ -207,14 +211,13 @@ class Run:
             self.places = places
             self._promise(self.world.look)
         options = self._options(me)
-        if not self.over and options:
-            choice = self._choose(me)
-            if choice is not None:
-                self.chosen.append(choice)
-                self.options.append(options)
-                return self._let(me, *options[choice])
+        choice = None if self.over else self._choose(me)
+        if choice is None:
             self.over = True
-        self.ended.put(None)
+        elif options:
+            self.chosen.append(choice)
+            self.options.append(options)
+            return self._let(me, *options[choice])
         return None
 
     def _options(self, me: Actor | None) -> list[Option]:
@@ -259,8 +262,6 @@ class Run:
                 other.slow |= other.ready(now) == now
         actor.slow, actor.dead = False, kill
         self.current = actor
-        if actor is not me:
-            actor.turn.put(None)
         return actor
 
     def _promise(self, check: Callable[[], None]) -> None:
@@ -268,10 +269,6 @@ class Run:
             check()
         except AssertionError as error:
             self.failure, self.over = self.failure or error, True
-
-    def _stop(self, failure: BaseException) -> None:
-        self.failure, self.over = self.failure or failure, True
-        self.ended.put(None)
 
 
 @dataclass(slots=True)
