@@ -665,18 +665,18 @@ SIGNS_OF_SYNTAX = [
     ),
     *("a=b&", "host={;", 'host=";', "host='\";", "a={}};", "%41", "&amp;", "#", "AAAA ", ",a://", "a://b,"),
 ]
-HOSTILE = 20_000  # characters: a secret has three times as many at most
+HOSTILE = 10_000  # characters: a secret has six times as many at most
 BEFORE = ("", "a://", "a://h?", "a=", "a='", "host=", "jdbc:", "jdbc:postgres", "a://h,a://", "Driver=d;")
 
 
 def is_quick(text: str, password: str) -> bool:
     """Tell whether it takes nothing like the seconds that a pattern takes which goes back and forth.
 
-    It takes some 20 ms of a machine that is not busy.
+    It takes some 10 ms of a machine that is not busy.
     """
     began = process_time()
     renew(f'{{"username": "app", "password": "{password}", "copy": {text}}}', ("app_clone", "new"))
-    return process_time() - began < 2
+    return process_time() - began < 0.5
 
 
 @pytest.mark.costly
