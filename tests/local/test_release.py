@@ -108,8 +108,19 @@ def build_small(architecture: str, folder: Path) -> None:
     (folder / "LICENSE").write_text("MIT")
 
 
-def test_the_files_are_the_same_each_time_and_their_sums_are_theirs(tmp_path: Path) -> None:
-    first, second = ({file.name: file.read_bytes() for file in make(tmp_path / one)} for one in ("a", "b"))
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Publish where an older release has left a file, on a machine with an index of its own."""
+    folder = tmp_path_factory.mktemp("release")
+    (folder / "rotation-lambda-0.0.1.cdx.json").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PIP_INDEX_URL", "https://user:password@index.example/simple")
+        return list(release.publish(folder, build_small))
+
+
+def test_the_files_are_the_same_each_time_and_their_sums_are_theirs(published: list[Path], tmp_path: Path) -> None:
+    second = {file.name: file.read_bytes() for file in release.publish(tmp_path, build_small)}
+    first = {file.name: file.read_bytes() for file in published}
     assert first == second
     name = f"rotation-lambda-{__version__}"
     assert [*first] == [f"{name}-x86_64.zip", f"{name}-arm64.zip", f"{name}.cdx.json", "SHA256SUMS"]
@@ -117,12 +128,8 @@ def test_the_files_are_the_same_each_time_and_their_sums_are_theirs(tmp_path: Pa
     assert sums == {name: hashlib.sha256(first[name]).hexdigest() for name in first if name != "SHA256SUMS"}
 
 
-def make(folder: Path) -> list[Path]:
-    return list(release.publish(folder, build_small))
-
-
-def test_a_zip_has_every_file_readable_for_lambda_and_no_date(tmp_path: Path) -> None:
-    file = next(file for file in make(tmp_path) if "arm64" in file.name)
+def test_a_zip_has_every_file_readable_for_lambda_and_no_date(published: list[Path]) -> None:
+    file = next(file for file in published if "arm64" in file.name)
     with zipfile.ZipFile(file) as package:
         assert package.namelist() == ["LICENSE", "package/handler.py"]
         assert package.read("package/handler.py") == b"machine = 'arm64'"
@@ -130,10 +137,8 @@ def test_a_zip_has_every_file_readable_for_lambda_and_no_date(tmp_path: Path) ->
         assert {entry.external_attr >> 16 & 0o444 for entry in package.infolist()} == {0o444}
 
 
-def test_what_an_older_release_left_is_removed(tmp_path: Path) -> None:
-    (tmp_path / "rotation-lambda-0.0.1.cdx.json").touch()
-    make(tmp_path)
-    assert len(list(tmp_path.iterdir())) == 4
+def test_what_an_older_release_left_is_removed(published: list[Path]) -> None:
+    assert {*published[0].parent.iterdir()} == {*published}
 
 
 def test_a_build_that_differs_from_itself_is_not_released(tmp_path: Path) -> None:
@@ -145,12 +150,8 @@ def test_a_build_that_differs_from_itself_is_not_released(tmp_path: Path) -> Non
     assert not list(tmp_path.iterdir())
 
 
-def test_the_bill_of_materials_has_what_is_pinned_and_no_trace_of_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PIP_INDEX_URL", "https://user:password@index.example/simple")
-    file = tmp_path / "sbom.json"
-    release.make_sbom(file)
+def test_the_bill_of_materials_has_what_is_pinned_and_no_trace_of_this_machine(published: list[Path]) -> None:
+    file = next(file for file in published if file.suffix == ".json")
     document = json.loads(file.read_text())
     pinned = re.findall(r"^([\w-]+)==([\w.]+)", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
     assert [(one["name"], one["version"]) for one in document["components"]] == pinned
