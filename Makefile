@@ -117,7 +117,9 @@ $(READY): $(LOCAL) requirements-dev.txt
 	@touch $@
 
 # --no-deps above is safe because a lock names everything; older versions of pip cannot resolve extras under hashes.
+# rfc3987-syntax compiles a grammar whenever sam starts, for two seconds, to check formats of jsonschema's that nothing asks for.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
+LOCK += --no-emit-package rfc3987-syntax --no-emit-package lark
 lock:  ## Compile requirements*.txt from pyproject.toml (needs uv)
 	@$(LOCK) $(ARGS) pyproject.toml -o requirements.txt
 	@$(LOCK) $(ARGS) --group build -o requirements-build.txt
