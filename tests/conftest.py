@@ -11,6 +11,7 @@ import signal
 import threading
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import cache, partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,6 +20,7 @@ from uuid import uuid4
 import hypothesis
 import psycopg2
 import pytest
+from botocore.loaders import JSONFileLoader
 from psycopg2 import sql
 
 from local.servers.installation import NotInstalledError, find_installation
@@ -26,7 +28,7 @@ from local.servers.postgres import SERVERS, PostgresServer, run_postgres
 from local.servers.secrets_manager import SecretsManagerServer, run_secrets_manager
 from rotation_lambda import clients, handler
 from rotation_lambda.credential import CLONE
-from tests.worlds.clients import answered_directly
+from tests.worlds.clients import answered_directly, forget
 from tests.worlds.sample import header, not_drawn
 
 if TYPE_CHECKING:
@@ -80,6 +82,9 @@ def pytest_configure(config: pytest.Config) -> None:
     named = config.args_source is config.ArgsSource.ARGS or config.option.keyword or config.option.markexpr
     os.environ.setdefault(WHOLE, "" if named else "yes")
     keep_to_one_core()
+    read = cache(partial(JSONFileLoader.load_file, JSONFileLoader()))
+    # A session of its own, as an example has, reads megabytes afresh.
+    JSONFileLoader.load_file = lambda _, path: read(path)  # type: ignore[method-assign, assignment]
     slow = [hypothesis.HealthCheck.too_slow]  # a machine may be as slow as it likes
     hypothesis.settings.register_profile("any machine", deadline=None, suppress_health_check=slow)
     hypothesis.settings.load_profile("any machine")
@@ -360,12 +365,18 @@ class Secret:
 
 
 @pytest.fixture
-def make_secret(secrets_manager: SecretsManagerServer) -> Callable[[object], Secret]:
+def make_secret(secrets_manager: SecretsManagerServer) -> Iterator[Callable[[object], Secret]]:
+    """Make secrets; they are forgotten at the end, for the emulator looks through all that there are at each call."""
+    made: list[Secret] = []
+
     def make(value: object) -> Secret:
         text = value if isinstance(value, str) else json.dumps(value)
-        return Secret(secrets_manager, secrets_manager.create_secret(f"test/app/{uuid4().hex}", text))
+        made.append(Secret(secrets_manager, secrets_manager.create_secret(f"test/app/{uuid4().hex}", text)))
+        return made[-1]
 
-    return make
+    yield make
+    for secret in made:
+        forget(secret.arn)
 
 
 @pytest.fixture

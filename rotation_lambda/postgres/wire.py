@@ -29,6 +29,7 @@ MOST_MEMORY = 16 * 1024 * 1024
 
 _ONE_AT_A_TIME = Lock()  # the limit is the process's: a second thread would take the first one's for the usual one
 _TCP_INFO = getattr(socket, "TCP_INFO", None)  # Linux, which Lambda runs on; elsewhere bytes are not counted
+_STATM = Path("/proc/self/statm")  # proc_pid_statm(5)
 _BYTES_RECEIVED = 128  # where struct tcp_info has tcpi_bytes_received (linux/tcp.h; since Linux 4.1)
 
 
@@ -61,7 +62,7 @@ def _limited_memory() -> Iterator[None]:
         return
     with _ONE_AT_A_TIME:
         soft, hard = getrlimit(RLIMIT_DATA)
-        used = int(Path("/proc/self/statm").read_text().split()[5]) * getpagesize()
+        used = int(_STATM.read_bytes().split()[5]) * getpagesize()
         most = used + MOST_MEMORY
         setrlimit(RLIMIT_DATA, (most if soft == RLIM_INFINITY else min(soft, most), hard))
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from botocore import xform_name
 from botocore.parsers import create_parser
+from moto.secretsmanager.models import secretsmanager_backends
 from moto.secretsmanager.responses import SecretsManagerResponse
 from werkzeug.exceptions import HTTPException
 
@@ -58,6 +59,12 @@ def answered_directly(keeper: SecretsManagerServer, *clients: BaseClient) -> Ite
 
 def account_of(arn: str) -> str:
     return arn.split(":")[4]
+
+
+def forget(arn: str) -> None:
+    """Have the emulator know no more of the secret than if it had never been."""
+    secrets = secretsmanager_backends[account_of(arn)][REGION].secrets
+    dict.pop(secrets, secrets[arn].name)
 
 
 @dataclass(frozen=True, slots=True)
