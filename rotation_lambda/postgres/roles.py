@@ -235,10 +235,10 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
             "docs/runbook.md#change-the-secret shows.",
         )
     superuser = quote_name(roles.superuser) if trust.pinned else "SUPERUSER"
-    made = None if is_clone and other and mine.name not in other.memberships else other
-    changes = [] if made else [_create(quote_name(pending.username), superuser, roles.version, anew=bool(other))]
+    old = None if is_clone and other and not other.memberships.get(mine.name) else other
+    changes = [] if old else [_create(quote_name(pending.username), superuser, roles.version, anew=bool(other))]
     if is_clone:
-        changes += _bring_into_step(mine, made or Role(pending.username), current.dbname, trust.runs_as, roles.version)
+        changes += _bring_into_step(mine, old or Role(pending.username), current.dbname, trust.runs_as, roles.version)
     granted = mine if any(change.statement.startswith("GRANT ") for change in changes) else None
     _check_ours(mine, "is not shown to accept AWSCURRENT's password", trust)
     if other and other.name != mine.name:
@@ -249,8 +249,8 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
                 f"User {other.name!a} would share the rights of {mine.name!a} with its members or heirs: {strangers}.",
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
-    if other and not made and (other.memberships or other.attributes or other.sessions or other.below):
-        what = f"User {other.name!a} is not a member of {mine.name!a}, and has attributes, memberships or sessions"
+    if other and not old and ({*other.memberships} - {mine.name} or other.attributes or other.sessions or other.below):
+        what = f"User {other.name!a} has not the rights of {mine.name!a}, but attributes, memberships or sessions"
         raise RoleNotPreparedError(f"{what} that it would lose if it were created anew.", hint=ANEW)
     altered = [role for role in (mine if is_clone else None, other) if role]
     _check_may_alter(altered, granted, roles.superuser, superuser)

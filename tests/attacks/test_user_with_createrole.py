@@ -100,9 +100,16 @@ class TestAPreparedClone:
         assert repr(mallory.name) in error.what
         assert mallory.may_not('SET ROLE "{app}"')
 
-    @pytest.mark.parametrize("is_tagged", [False, True])
-    def test_is_not_what_a_session_runs_as_that_became_it_before(self, mallory: User, *, is_tagged: bool) -> None:
-        """Its user is gone, and with it all that shows in the server; a tag may name the clone before there is one."""
+    @pytest.mark.parametrize(
+        ("is_tagged", "options"), [(False, ""), (True, ""), (True, "INHERIT FALSE, SET TRUE"), (True, "SET FALSE")]
+    )
+    def test_is_not_what_a_session_runs_as_that_became_it_before(
+        self, mallory: User, options: str, *, is_tagged: bool
+    ) -> None:
+        """Its user is gone, and with it all that shows in the server; a tag may name the clone before there is one.
+
+        What another has granted it, before it had that name, is less than a clone gets.
+        """
         scene, helper = mallory.scene, f"helper_{mallory.name}"
         mallory.run(f"CREATE ROLE {helper} LOGIN CREATEROLE PASSWORD 'known'")
         with closing(scene.server.connect(helper, "known")) as left:
@@ -113,6 +120,8 @@ class TestAPreparedClone:
             mallory.run('GRANT "{clone}" TO "{master}" WITH ADMIN OPTION')
             mallory.run(f'GRANT {helper} TO "{{me}}" WITH INHERIT TRUE, SET TRUE')
             mallory.run(f"DROP OWNED BY {helper}; DROP ROLE {helper}")
+            if options:
+                scene.query(f"GRANT {{}} TO {{}} WITH {options}", scene.role.name, scene.clone)
             if is_tagged:
                 scene.secret.tag(f"{scene.role.name} {scene.clone}")
             scene.rotate()
