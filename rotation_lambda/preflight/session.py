@@ -4,7 +4,6 @@ from rotation_lambda.credential import Credential, SslMode
 from rotation_lambda.errors import DatabaseError, DatabaseReadOnlyError, PasswordChangeError
 from rotation_lambda.postgres import Session, Survey
 from rotation_lambda.postgres.answers import name_login
-from rotation_lambda.postgres.roles import quote_name
 from rotation_lambda.postgres.session import LEAST_ITERATIONS, MD5, MOST_ITERATIONS
 from rotation_lambda.postgres.survey import VERIFIERS_ALLOWED
 from rotation_lambda.preflight.database import UNPROVED, DatabaseLook, is_unknown, log_in
@@ -143,13 +142,13 @@ class SessionLook(DatabaseLook):
         the superuser may.
         """
         if self.strategy is Strategy.SINGLE_USER:
-            return look_at_own_password(self.current, self.survey)
+            return look_at_own_password(self.survey)
         for check in ("superuser secret", "superuser login"):
             self.find(check)
         return self.ask(self.superuser_session, self._rehearse)
 
     def _rehearse(self, session: Session) -> Seen:
-        own = look_at_own_password(session.credential, session.survey())
+        own = look_at_own_password(session.survey())
         if own.action:
             return own
         plan = session.rehearse(self.current.with_password(self.current.password, self.user), self.trust)
@@ -159,13 +158,13 @@ class SessionLook(DatabaseLook):
         return Seen(seen, " ".join(plan.notes))
 
 
-def look_at_own_password(credential: Credential, survey: Survey) -> Seen:
+def look_at_own_password(survey: Survey) -> Seen:
     """Tell whether the role may change its own password, as it has to under the strategy single user."""
     if survey.password_commands_restricted and "rds_password" not in survey.rds_memberships:
         raise PasswordChangeError(
             "rds.restrict_password_commands is on, and the role is not a member of rds_password.",
             sqlstate="42501",
-            hint=f"`GRANT rds_password TO {quote_name(credential.username)}`, as a member of rds_superuser.",
+            hint="`GRANT rds_password TO` the user of this login, as a member of rds_superuser.",
         )
     verifiers = survey.settings.get(VERIFIERS_ALLOWED)  # for every role alike; an old credcheck has no such switch
     if verifiers == "off":
