@@ -9,7 +9,7 @@ from typing import ClassVar, NamedTuple, Protocol, TypeVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential, SslMode
-from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, RESERVE_S, Deadline
+from rotation_lambda.deadline import BEFORE_CHANGE_S, HOLD_S, MOST_WAIT_S, RESERVE_S, Deadline
 from rotation_lambda.settings import PasswordPolicy, Strategy
 from rotation_lambda.staging import SecretVersions, StagingLabel
 from rotation_lambda.trust import Trust
@@ -175,7 +175,7 @@ class Rotation:
         proof, told = self.memory.pop(self.token, None), ""
         if not is_held:
             logger.info("AWSCURRENT has moved without the role's row, and is verified afterwards.")
-            self._look_back(there)
+            self._look_back(there, max(RESERVE_S, self.deadline.left() - MOST_WAIT_S))
         if proof and proof.changed is not None and not self.old_one_works:
             window = 1000 * (moved - proof.changed)
             self.measure("OutageWindow", window)
@@ -363,22 +363,23 @@ class Rotation:
             if not self.secrets.describe_secret().is_current(self.token):  # a twin of this step was faster
                 raise
 
-    def _look_back(self, pending: Credential) -> None:
+    def _look_back(self, pending: Credential, reserve: float) -> None:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does.
 
         A standby's yes does not count: it may be behind, or have been the primary, and is waited for until the reserve.
-        With alternating users it does: the password of the user in use has not changed.
+        With alternating users that of the former version does: the password of the user in use has not changed.
         """
-        refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0, standby=False)
+        doubt = refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0, standby=False)
+        if isinstance(refusal, errors.LoginRefusedError):
+            former = read_credential(self.secrets, self.versions.current, StagingLabel.PREVIOUS)
+            doubt = self._disproof(on_server_of(pending, former), 0.0, standby=self.old_one_works)
+        if isinstance(doubt, errors.DatabaseReadOnlyError) and self.deadline.pause(2.0, reserve):
+            return self._look_back(pending, reserve)
         if not isinstance(refusal, errors.LoginRefusedError):
-            if refusal:
-                logger.warning("AWSCURRENT has moved. Whether it logs in is not known: %s", refusal.what)
-            return None
+            told = "AWSCURRENT has moved. Whether it logs in is not known: %s"
+            return logger.warning(told, refusal.what) if refusal else None
         before, moved = self.versions.current, f"AWSCURRENT has moved to version {self.token}, and then: {refusal.what}"
-        former = on_server_of(pending, read_credential(self.secrets, before, StagingLabel.PREVIOUS))
-        if doubt := self._disproof(former, 0.0, standby=self.old_one_works):
-            if isinstance(doubt, errors.DatabaseReadOnlyError) and self.deadline.pause(2.0, RESERVE_S):
-                return self._look_back(pending)
+        if doubt:
             what = f"{moved} Nor is it certain that the former AWSCURRENT (version {before}) logs in: {doubt.what}"
             raise errors.UnprovenPasswordError(what)
         try:

@@ -10,7 +10,7 @@ from typing import ClassVar
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
 from rotation_lambda.deadline import BEFORE_CHANGE_S
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, Session, is_anothers, on_server_of, shows
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, Session, may_pass, on_server_of, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 
@@ -42,7 +42,7 @@ class SingleUser(Rotation):
             raise door
         with door as session:
             changed = self._change(session, pending, lambda: self._check_unchanged(way))
-            self._verify(current, pending, partial(session.change_password, current, self._check_labels))
+            self._verify(way, pending, partial(session.change_password, way, self._check_labels))
         self._remember(changed)
         logger.info("Changed the password, let in by %s; a second login verified AWSPENDING.", way.label)
 
@@ -68,14 +68,14 @@ class SingleUser(Rotation):
             raise errors.PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
         self._check_labels()
 
-    def _verify(self, current: Credential, pending: Credential, put_back: Callable[[], list[str]] | None) -> None:
-        """Return when a second login proves AWSPENDING; otherwise put AWSCURRENT's password back, and raise.
+    def _verify(self, before: Credential, pending: Credential, put_back: Callable[[], list[str]] | None) -> None:
+        """Return when a second login proves AWSPENDING; otherwise put the password back that was in force, and raise.
 
         It is put back by the session that changed it, and only if the labels are the same still: a put-back over
-        another rotation's proven password would lock all applications out. And only if AWSCURRENT had been in force
-        before: else `put_back` is None. Who meets another's change starts over with fresh logins.
+        another rotation's proven password would lock all applications out. And only if that password had logged in
+        before: else `put_back` is None. Who meets another's change, or a standby, starts over with fresh logins.
         """
-        ours = f"AWSCURRENT (version {current.version})"
+        ours = f"{before.label} (version {before.version})"
         while reason := self._disproof(pending):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
@@ -83,15 +83,15 @@ class SingleUser(Rotation):
                 raise errors.UnprovenPasswordError(f"{found} {ours} did not log in before either.")
             try:
                 self._check_labels()
-                doubt: errors.RotationError | None = self._disproof(current)
+                doubt: errors.RotationError | None = self._disproof(before, standby=False)
                 if doubt:
-                    self._carry_out(put_back, current, 0.0)
+                    self._carry_out(put_back, before, 0.0)
                     self.measure("Recovered", 1)
-                    doubt = self._disproof(current, 0.0)
+                    doubt = self._disproof(before, 0.0)
             except errors.VersionNotPendingError as error:
                 raise errors.VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
             except errors.RotationError as error:
-                if is_anothers(error) and self.deadline.pause(1.0):
+                if isinstance(error, errors.DatabaseError) and may_pass(error) and self.deadline.pause(1.0):
                     continue
                 doubt = error
             if doubt is None:

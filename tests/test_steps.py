@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from rotation_lambda import errors, steps
-from rotation_lambda.deadline import HOLD_S
+from rotation_lambda.deadline import HOLD_S, MOST_WAIT_S, RESERVE_S
 from rotation_lambda.event import Step
 from rotation_lambda.rotation import PROOF_S, Proof, Rotation
 from rotation_lambda.settings import Settings, Strategy
@@ -48,10 +48,10 @@ class World:
     memory: dict[str, Proof] = field(default_factory=dict)
     measure: Callable[[str, float], None] = lambda *_: None
 
-    def take(self, step: Step) -> None:
+    def take(self, step: Step, *, seconds: float | None = None) -> None:
         versions = self.secrets.describe_secret()
         self.secrets.calls.clear()
-        deadline = self.clock.deadline()
+        deadline = self.clock.deadline(seconds)
         world = self.secrets, self.database, deadline, self.superusers
         rotation = Rotation(PENDING, versions, *world, self.strategy, self.memory, self.measure)
         match step:
@@ -457,7 +457,7 @@ class TestFinishSecret:
         world.database.in_recovery = not locked
         world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == PENDING
-        assert world.clock.now <= HOLD_S + 1
+        assert world.clock.now <= (HOLD_S + 1 if locked else 60 - RESERVE_S)  # a standby is waited for
         assert world.secrets.calls[-2:] == ["DescribeSecret", "UpdateSecretVersionStage"]
         assert world.database.logins[-1].password == "pending"
         assert world.database.open_sessions == 0
@@ -563,6 +563,32 @@ class TestFinishSecret:
             world.take(Step.FINISH_SECRET)
         assert world.secrets.labels[StagingLabel.CURRENT] == CURRENT
         assert 0 < world.clock.now < 30
+
+    @pytest.mark.parametrize("is_lost", [True, False])
+    def test_waits_for_the_new_primary_where_the_old_one_has_the_new_password(self, *, is_lost: bool) -> None:
+        """The label moves while the name leads to the old one, and back where the failover has lost the change."""
+        world = set_()
+        world.database.in_recovery = True
+
+        def take_over(effect: str) -> None:
+            if effect == "log in" and world.clock.now > 2 * HOLD_S and world.database.in_recovery:
+                world.database.in_recovery, world.database.password = False, "current" if is_lost else "pending"
+
+        world.database.effect = take_over
+        if is_lost:
+            with pytest.raises(errors.VerificationFailedError, match=f"moved back to version {CURRENT}"):
+                world.take(Step.FINISH_SECRET)
+        else:
+            world.take(Step.FINISH_SECRET)
+        assert world.secrets.labels[StagingLabel.CURRENT] == (CURRENT if is_lost else PENDING)
+        assert 2 * HOLD_S < world.clock.now < 3 * HOLD_S
+
+    def test_waits_no_longer_than_for_any_answer(self) -> None:
+        """However long the function may run."""
+        world = set_()
+        world.database.in_recovery = True
+        world.take(Step.FINISH_SECRET, seconds=900)
+        assert HOLD_S + MOST_WAIT_S - 5 < world.clock.now < HOLD_S + MOST_WAIT_S + 5
 
     def test_does_not_believe_the_old_primary_that_has_the_new_password(self, caplog: pytest.LogCaptureFixture) -> None:
         """It is a standby now; the new one may have lost the change."""

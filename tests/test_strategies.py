@@ -135,15 +135,38 @@ class TestVerification:
         with pytest.raises(errors.UnprovenPasswordError, match="silence"):
             world.take(Step.SET_SECRET)
 
-    def test_puts_the_current_password_back_whoevers_let_us_in(self) -> None:
+    def test_puts_back_the_password_that_let_us_in(self) -> None:
+        """Were it AWSCURRENT's, who writes the value and cannot read it would have one of its own set."""
         world = created()
         world.secrets.labels[StagingLabel.PREVIOUS] = OLD
         world.secrets.values[OLD] = document("previous")
         world.database.password = "previous"
         refused_after_the_change(world)
-        with pytest.raises(errors.VerificationFailedError):
+        with pytest.raises(errors.VerificationFailedError, match=f"AWSPREVIOUS .version {OLD}. is in force again"):
             world.take(Step.SET_SECRET)
-        assert world.database.password == "current"
+        assert world.database.password == "previous"
+
+    @pytest.mark.parametrize("takes_over", [True, False])
+    def test_does_not_believe_a_standby_that_has_not_got_the_change(self, *, takes_over: bool) -> None:
+        """It may have received it, and refuse AWSCURRENT once it takes over."""
+        world = created()
+
+        def fail_over() -> None:
+            world.database.end(world.database.sessions[0])
+            world.database.in_recovery, world.database.password = True, "current"
+
+        def take_over(effect: str) -> None:
+            if effect == "log in" and takes_over and world.clock.now > 10 and world.database.in_recovery:
+                world.database.in_recovery, world.database.password = False, "pending"
+
+        world.database.at_login[3], world.database.effect = fail_over, take_over
+        if takes_over:
+            world.take(Step.SET_SECRET)
+        else:
+            with pytest.raises(errors.UnprovenPasswordError, match="Nor could AWSCURRENT"):
+                world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert world.database.open_sessions == 0
 
 
 class TestLock:

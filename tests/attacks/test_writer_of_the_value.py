@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 from contextlib import closing
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import pytest
 
 from rotation_lambda import errors
+from rotation_lambda.postgres.session import Session
 from tests.worlds.scenes import Scene, every_scene, lets_in, run, scene, set_scene
 
 if TYPE_CHECKING:
@@ -357,6 +358,38 @@ class TestAnotherSuperuser:
         monkeypatch.setenv("SUPERUSER_SECRET_ARNS", listed.format(scene.master.arn, other.arn))
         scene.put({**scene.secret.document(), "masterarn": other.arn})
         assert scene.rotate()["username"] == scene.clone
+
+
+class TestAPutBack:
+    """Strategy single user: what keeps the new login from the database has the session put a password back."""
+
+    @pytest.fixture(autouse=True)
+    def shut(self, scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Let nobody log in once the password has changed for the first time."""
+        monkeypatch.setenv("ROTATION_STRATEGY", "single-user")
+        change = Session.change_password
+
+        def change_and_shut(self: Session, *how: Any) -> list[str]:  # noqa: ANN401
+            notes = change(self, *how)
+            monkeypatch.setattr(Session, "change_password", change)
+            scene.role.alter("VALID UNTIL '-infinity'")
+            return notes
+
+        monkeypatch.setattr(Session, "change_password", change_and_shut)
+
+    def test_sets_no_password_that_was_not_in_force(self, scene: Scene) -> None:
+        """The writer may not read the value, and stores one with a password of its own."""
+        scene.put({**scene.secret.document(), "password": "known"})
+        error = scene.fail(errors.UnprovenPasswordError)
+        scene.role.alter("VALID UNTIL 'infinity'")
+        assert "Nor could AWSPREVIOUS" in error.what
+        assert not scene.role.lets_in("known")
+        assert scene.role.lets_in(scene.role.password)
+
+    def test_is_honest_where_awscurrent_was_in_force(self, scene: Scene) -> None:
+        scene.fail(errors.UnprovenPasswordError)
+        scene.role.alter("VALID UNTIL 'infinity'")
+        assert scene.role.lets_in(scene.role.password)
 
 
 class TestAHint:
