@@ -672,11 +672,11 @@ BEFORE = ("", "a://", "a://h?", "a=", "a='", "host=", "jdbc:", "jdbc:postgres", 
 def is_quick(text: str, password: str) -> bool:
     """Tell whether it takes nothing like the seconds that a pattern takes which goes back and forth.
 
-    It takes some 10 ms of a machine that is not busy.
+    It takes some 10 ms of a machine that is not busy, and 200 at most.
     """
     began = process_time()
     renew(f'{{"username": "app", "password": "{password}", "copy": {text}}}', ("app_clone", "new"))
-    return process_time() - began < 0.5
+    return process_time() - began < 1
 
 
 @pytest.mark.costly

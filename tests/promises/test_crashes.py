@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["seen", "tried"]
 
-pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover, pytest.mark.costly(sample.MATRIX)]
+pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.costly(sample.MATRIX)]
 
 IDLE_S = 0.2
 _One = TypeVar("_One")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 EVERY = "INTERLEAVINGS" in os.environ
 PREEMPTIONS = int(os.environ.get("INTERLEAVINGS", "2"))
 
-pytestmark = [pytest.mark.timeout(36000 if EVERY else 600), pytest.mark.no_cover]
+pytestmark = pytest.mark.timeout(36000 if EVERY else 600)
 
 SETTINGS = {
     "single user": Setting(Strategy.SINGLE_USER),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["keeper", "quick", "seen", "server"]
 
-pytestmark = [pytest.mark.usefixtures("seen"), pytest.mark.no_cover]
+pytestmark = pytest.mark.usefixtures("seen")
 
 WALKS = int(os.environ.get("WALKS", "150"))
 PART = 25
