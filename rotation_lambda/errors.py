@@ -325,11 +325,11 @@ class PasswordChangeError(DatabaseError, code="password-change-failed"):
 
 
 class VerificationFailedError(DatabaseError):
-    """The password was changed, and the new one did not log in. AWSCURRENT's is in force again, verified by a login."""
+    """The password was changed, and the new one did not log in. The former one is in force again, as a login shows."""
 
     changed = ""
     hint = """Find the rule that refuses the new password, in the server's log of the same second: a pooler's own
-        list (set `rotationHost`), VALID UNTIL, or a method of pg_hba.conf. Then rotate again. AWSCURRENT works."""
+        list (set `rotationHost`), VALID UNTIL, or a method of pg_hba.conf. Then rotate again."""
 
 
 class UnprovenPasswordError(DatabaseError):
