@@ -136,7 +136,7 @@ class Rotation:
 
     def _prove_once(self, credential: Credential, reserve: float) -> Session | None:
         try:
-            return self.database.log_in(credential, reserve=reserve)
+            return self.database.log_in(credential, scram_only=credential.label not in {*StagingLabel}, reserve=reserve)
         except errors.LoginNotAllowedError as error:
             logger.warning("The password of %s is accepted, but: %s %s", credential.label, error.what, error.hint)
             return None
@@ -536,9 +536,9 @@ def _with_row(session: Session, login: Credential) -> Session:
     return session
 
 
-def may_pass(error: errors.DatabaseError) -> bool:
+def may_pass(error: errors.RotationError) -> bool:
     """Tell whether fresh logins may find another state: after another's change of the role, or with a new primary."""
-    return error.lost or isinstance(error, errors.DatabaseReadOnlyError) or is_anothers(error)
+    return getattr(error, "lost", None) is True or isinstance(error, errors.DatabaseReadOnlyError) or is_anothers(error)
 
 
 def is_anothers(error: errors.RotationError) -> bool:

@@ -9,8 +9,8 @@ from typing import ClassVar
 
 from rotation_lambda import errors
 from rotation_lambda.credential import Credential
-from rotation_lambda.deadline import BEFORE_CHANGE_S
-from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, Session, may_pass, on_server_of, shows
+from rotation_lambda.deadline import BEFORE_CHANGE_S, RESERVE_S
+from rotation_lambda.rotation import CHANGED_MEANWHILE, Rotation, Session, is_anothers, may_pass, on_server_of, shows
 from rotation_lambda.settings import Strategy
 from rotation_lambda.staging import StagingLabel
 
@@ -42,7 +42,7 @@ class SingleUser(Rotation):
             raise door
         with door as session:
             changed = self._change(session, pending, lambda: self._check_unchanged(way))
-            self._verify(way, pending, partial(session.change_password, way, self._check_labels))
+            self._verify([way, current], pending, partial(session.change_password, way, self._check_labels))
         self._remember(changed)
         logger.info("Changed the password, let in by %s; a second login verified AWSPENDING.", way.label)
 
@@ -68,14 +68,15 @@ class SingleUser(Rotation):
             raise errors.PasswordChangeError(what, sqlstate=CHANGED_MEANWHILE) from None
         self._check_labels()
 
-    def _verify(self, before: Credential, pending: Credential, put_back: Callable[[], list[str]] | None) -> None:
-        """Return when a second login proves AWSPENDING; otherwise put the password back that was in force, and raise.
+    def _verify(self, ways: list[Credential], pending: Credential, put_back: Callable[[], list[str]] | None) -> None:
+        """Return when a second login proves AWSPENDING; otherwise put back the first of the `ways`, and raise.
 
         It is put back by the session that changed it, and only if the labels are the same still: a put-back over
         another rotation's proven password would lock all applications out. And only if that password had logged in
-        before: else `put_back` is None. Who meets another's change, or a standby, starts over with fresh logins.
+        before (else `put_back` is None), and if the last of the ways, AWSCURRENT's, has not come into force meanwhile.
+        Who meets another's change, or a standby, starts over with fresh logins.
         """
-        ours = f"{before.label} (version {before.version})"
+        before, ours = ways[0], f"{ways[0].label} (version {ways[0].version})"
         while reason := self._disproof(pending):
             self.memory.clear()
             found = f"The password was changed, and AWSPENDING (version {self.token}) did not log in: {reason.what}"
@@ -84,14 +85,14 @@ class SingleUser(Rotation):
             try:
                 self._check_labels()
                 doubt: errors.RotationError | None = self._disproof(before, standby=False)
-                if doubt:
+                if doubt and (before is ways[-1] or (doubt := self._disproof(ways[-1], standby=False))):
                     self._carry_out(put_back, before, 0.0)
                     self.measure("Recovered", 1)
                     doubt = self._disproof(before, 0.0)
             except errors.VersionNotPendingError as error:
                 raise errors.VersionNotPendingError(f"{found} {error.what} Its password was left alone.") from None
             except errors.RotationError as error:
-                if isinstance(error, errors.DatabaseError) and may_pass(error) and self.deadline.pause(1.0):
+                if may_pass(error) and self.deadline.pause(1.0, 0.0 if is_anothers(error) else RESERVE_S):
                     continue
                 doubt = error
             if doubt is None:
@@ -128,7 +129,7 @@ class BySuperuser(SingleUser):
         def verify(session: Session) -> None:
             trusted = partial(session.change_password, current, self._check_labels, trust)
             back = trusted if label == StagingLabel.CURRENT else None
-            self._verify(on_server_of(session.credential, current), on_server_of(session.credential, pending), back)
+            self._verify([on_server_of(session.credential, current)], on_server_of(session.credential, pending), back)
             if reason := self._disproof_elsewhere(pending, session):
                 raise errors.UnprovenPasswordError(
                     f"AWSPENDING (version {self.token}) is not in force yet at the secret's own host, though it logs "

@@ -146,6 +146,26 @@ class TestVerification:
             world.take(Step.SET_SECRET)
         assert world.database.password == "previous"
 
+    @pytest.mark.parametrize("labels", [{StagingLabel.PREVIOUS: OLD}, {}], ids=["AWSPREVIOUS", "no label"])
+    def test_puts_nothing_over_the_current_password_that_a_person_has_set(
+        self, labels: dict[StagingLabel, str]
+    ) -> None:
+        """As the runbook has it done where applications are locked out. An orphan's password goes by SCRAM alone."""
+        world = created()
+        world.secrets.labels.update(labels)
+        world.secrets.values[OLD] = document("previous")
+        world.database.password = "previous"
+
+        def set_by_hand(effect: str) -> None:
+            if effect == "log in" and world.database.changes:
+                world.database.password = "current"
+
+        world.database.effect = set_by_hand
+        with pytest.raises(errors.VerificationFailedError):
+            world.take(Step.SET_SECRET)
+        assert world.database.changes == ["pending"]
+        assert ("previous" in world.database.any_method) == bool(labels)
+
     @pytest.mark.parametrize("takes_over", [True, False])
     def test_does_not_believe_a_standby_that_has_not_got_the_change(self, *, takes_over: bool) -> None:
         """It may have received it, and refuse AWSCURRENT once it takes over."""
