@@ -117,7 +117,7 @@ $(READY): $(LOCAL) requirements-dev.txt
 	@touch $@
 
 # --no-deps above is safe because a lock names everything; older versions of pip cannot resolve extras under hashes.
-# rfc3987-syntax compiles a grammar whenever sam starts, for two seconds, to check formats of jsonschema's that nothing asks for.
+# rfc3987-syntax compiles a grammar whenever sam starts, which takes two seconds, for a check that nothing here makes.
 LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header
 LOCK += --no-emit-package rfc3987-syntax --no-emit-package lark
 lock:  ## Compile requirements*.txt from pyproject.toml (needs uv)

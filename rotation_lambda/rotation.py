@@ -366,7 +366,7 @@ class Rotation:
     def _look_back(self, pending: Credential, reserve: float) -> None:
         """Return when AWSCURRENT still logs in after its move; otherwise move it back to the version that does.
 
-        A standby's yes does not count: it may be behind, or have been the primary, and is waited for until the reserve.
+        A standby's yes does not count: it may be behind, or have been the primary. It is waited for until the reserve.
         With alternating users that of the former version does: the password of the user in use has not changed.
         """
         doubt = refusal = self._disproof(replace(pending, label=StagingLabel.CURRENT), 0.0, standby=False)

@@ -250,7 +250,7 @@ def make_plan(roles: Roles, pending: Credential, trust: Trust) -> Plan:
                 hint="Find out who made it. If its members may have these rights, see docs/alternating-users.md.",
             )
     if other and not old and ({*other.memberships} - {mine.name} or other.attributes or other.sessions or other.below):
-        what = f"User {other.name!a} has not the rights of {mine.name!a}, but attributes, memberships or sessions"
+        what = f"User {other.name!a} lacks rights of {mine.name!a}, and has attributes, memberships or sessions"
         raise RoleNotPreparedError(f"{what} that it would lose if it were created anew.", hint=ANEW)
     altered = [role for role in (mine if is_clone else None, other) if role]
     _check_may_alter(altered, granted, roles.superuser, superuser)

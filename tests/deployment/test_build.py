@@ -178,8 +178,10 @@ def test_is_the_same_when_built_again_elsewhere(compiled: Path, tmp_path: Path) 
 def test_is_the_same_in_a_release(built: Mapping[str, Path], tmp_path: Path) -> None:
     """By make alone, and under another umask."""
     before = os.umask(0o077)
-    release.build("arm64", tmp_path)
-    os.umask(before)
+    try:
+        release.build("arm64", tmp_path)
+    finally:
+        os.umask(before)
     assert contents(tmp_path) == contents(built["arm64"])
 
 

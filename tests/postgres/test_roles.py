@@ -410,7 +410,7 @@ class TestDoubt:
     )
     def test_nothing_is_made_anew_that_is_more_than_a_clone(self, has: dict[str, Any]) -> None:
         error = refusal(APP, replace(CLONE, **{"memberships": {}, **has}), ours={"app", "app_clone"})
-        assert error.what.startswith("User 'app_clone' has not the rights of 'app', but attributes, memberships or ")
+        assert error.what.startswith("User 'app_clone' lacks rights of 'app', and has attributes, memberships or ")
         assert error.hint == roles.ANEW
 
     @pytest.mark.parametrize("has", TAKEN.values(), ids=TAKEN)

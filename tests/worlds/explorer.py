@@ -5,7 +5,7 @@ After CHESS (Musuvathi, Qadeer: "Iterative Context Bounding for Systematic Testi
 is a switch away from an actor that could go on. One that sleeps, waits for a lock, has ended or is between two of its
 acts is left for nothing. Time passes only while nobody could go on, or while one who could is preempted.
 
-The actors are greenlets: to go from one to another costs a hundredth of what it costs between threads.
+The actors are greenlets: between threads each hand-over would wait for the operating system.
 """
 
 from __future__ import annotations
